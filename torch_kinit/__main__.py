@@ -1,0 +1,189 @@
+"""`python -m torch_kinit`: a demonstration; `plan` and `apply` do the same for any importable model."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from torch_kinit import Plan, _report, plan
+from torch_kinit._demo import PictureAndText
+from torch_kinit._targets import holder_of
+
+_RULES_HELP = """\
+A rule file holds one JSON or TOML object, rules from top to bottom. Its keys are globs over parameter names
+and module paths, "re:..." for a regex, or a class as "torch.nn:Conv2d"; its values Keras names or configs,
+numbers, "skip", or an object from roles (kernel, bias, ...) to such values."""
+
+
+class _UsageError(Exception):
+    """What the user asked for cannot be done; the message is the one line to print."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 2 after a wrong argument, said in one line on stderr."""
+    try:
+        options = _parser().parse_args(arguments)
+        if options.command is None:
+            _demonstrate(options.seed)
+        else:
+            _run(options)
+    except (_UsageError, ValueError, TypeError) as error:
+        print(f"torch_kinit: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m torch_kinit", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the demonstration (default 0)")
+    commands = parser.add_subparsers(dest="command")
+    for name, what in (("plan", "print what each parameter would get"), ("apply", "initialize, and print the values")):
+        command = commands.add_parser(
+            name, help=what, description=what, epilog=_RULES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:Transformer")
+        command.add_argument("--rules", metavar="FILE", type=Path, help="rules to add to Keras' defaults, .json or .toml")
+        command.add_argument("--seed", type=int, default=None, help="seed of a torch.Generator on the CPU")
+        command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory")
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    model = _build(options.model, dict(_setting(text) for text in options.set))
+    made = plan(model, _read_rules(options.rules) if options.rules else None)
+    if options.command == "plan":
+        print(json.dumps(made.to_dict(), indent=1) if options.json else made)
+        return
+    made.apply(generator=_generator(options.seed))
+    if options.json:
+        print(json.dumps({**made.to_dict(), "values": _values(made, model)}, indent=1))
+    else:
+        print(made, _values_text(made, model), sep="\n\n")
+
+
+def _demonstrate(seed: int) -> None:
+    generator = _generator(seed)
+    model = PictureAndText()
+    made = plan(model)
+    print("A network with a layer of each common kind, and what Keras would start it from:\n")
+    print(made)
+    made.apply(generator=generator)
+    print(f"\nApplied with seed {seed}. What each tensor now holds, beside what its law says:\n")
+    print(_values_text(made, model))
+    picture = torch.empty(2, 3, 16, 16).uniform_(-1, 1, generator=generator)
+    logits = model(picture, torch.arange(1, 13).reshape(2, 6))
+    print(f"\nA forward pass on two random pictures and sentences gives\n{logits.detach()}")
+
+
+def _generator(seed: int | None) -> torch.Generator | None:
+    if seed is None:
+        return None
+    if not -(2**63) <= seed < 2**64:
+        raise _UsageError(f"--seed must fit in 64 bits, got {seed}.")
+    return torch.Generator().manual_seed(seed)
+
+
+def _build(address: str, settings: dict[str, Any]) -> nn.Module:
+    """Import and call MODULE:FACTORY."""
+    factory = _load(address)
+    if not callable(factory):
+        raise _UsageError(f"{address} is not callable.")
+    try:
+        model = factory(**settings)
+    except Exception as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        raise _UsageError(f"{address}({shown}) raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise _UsageError(f"{address} gave a {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def _load(address: str) -> Any:
+    module_name, colon, name = address.partition(":")
+    if not colon or not module_name or not name:
+        raise _UsageError(f"Expected MODULE:NAME such as torch.nn:Transformer, got {address!r}.")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise _UsageError(f"Cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise _UsageError(f"{module_name} has no {name!r}.")
+        found = getattr(found, part)
+    return found
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value read as JSON (64, 0.1, true, null, [1, 2]) or else as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise _UsageError(f"--set takes KEY=VALUE, got {text!r}.")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _read_rules(path: Path) -> dict[Any, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        rules = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise _UsageError(f"Cannot read the rules {path}: {error.strerror}.") from error
+    except ValueError as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise _UsageError(f"The rules {path} are not {kind}: {error}") from error
+    if not isinstance(rules, Mapping):
+        raise _UsageError(f"The rules {path} must be one object, got a {type(rules).__name__}.")
+    return {_rule_key(key): value for key, value in rules.items()}
+
+
+def _rule_key(key: str) -> Any:
+    if key.startswith("re:"):
+        try:
+            return re.compile(key.removeprefix("re:"))
+        except re.error as error:
+            raise _UsageError(f"The rule {key!r} is no regex: {error}") from error
+    return _load(key) if ":" in key else key
+
+
+def _pairs(made: Plan, model: nn.Module) -> list[tuple[Any, torch.Tensor]]:
+    pairs = []
+    for step in made:
+        holder, attribute = holder_of(model, step.name)
+        pairs.append((step, getattr(holder, attribute)))
+    return pairs
+
+
+def _values_text(made: Plan, model: nn.Module) -> str:
+    return _report.as_text(*_report.values_table(_pairs(made, model)))
+
+
+def _values(made: Plan, model: nn.Module) -> dict[str, dict[str, float | None]]:
+    observed = {step.name: _report.observe(tensor) for step, tensor in _pairs(made, model)}
+    names = ("mean", "std", "min", "max")
+    return {
+        name: {key: None if math.isnan(x) else x for key, x in zip(names, values, strict=True)}
+        for name, values in observed.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What an argument must be, said in one sentence where it is not."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+import torch
+
+
+def near(name: str, accepted: Iterable[str]) -> str:
+    """A hint such as " Did you mean 'he_normal'?", or nothing."""
+    close = difflib.get_close_matches(name, [a for a in accepted if a != name], n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def choice(name: str, value: object, accepted: Iterable[str]) -> None:
+    """Refuse a `value` that is not one of the `accepted` strings."""
+    accepted = tuple(accepted)
+    if value not in accepted:
+        hint = near(value, accepted) if isinstance(value, str) else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r}.{hint}")
+
+
+def number(name: str, value: object, *, infinite: bool = False) -> float:
+    """`value` as a float; NaN always, and infinity unless `infinite`, are refused."""
+    if isinstance(value, (bool, str, torch.Tensor)) or not hasattr(value, "__float__"):
+        raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
+    as_float = float(value)
+    if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
+        raise ValueError(f"`{name}` must be {'a number' if infinite else 'finite'}, got {value!r}.")
+    return as_float
+
+
+def spread(name: str, value: object) -> float:
+    """`value` as a finite float that is not negative."""
+    as_float = number(name, value)
+    if as_float < 0:
+        raise ValueError(f"`{name}` must not be negative, got {value!r}.")
+    return as_float
+
+
+def interval(low_name: str, low: object, high_name: str, high: object, *, infinite: bool = False) -> tuple[float, float]:
+    """`low` and `high` as floats with low < high."""
+    a, b = number(low_name, low, infinite=infinite), number(high_name, high, infinite=infinite)
+    if not a < b:
+        raise ValueError(f"`{low_name}` must be less than `{high_name}`, got {low_name}={low!r}, {high_name}={high!r}.")
+    return a, b
+
+
+def tensor(value: object, name: str = "tensor") -> torch.Tensor:
+    """`value` if it is a tensor that an initializer can fill in place."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
+    if hasattr(value, "device_mesh"):
+        raise TypeError(f"`{name}` is a DTensor, which torch fills wrongly; initialize before sharding it.")
+    if value.is_quantized or value.layout != torch.strided:
+        kind = "quantized" if value.is_quantized else str(value.layout)
+        raise TypeError(f"`{name}` must be a dense (strided) tensor, got a {kind} one.")
+    if not value.dtype.is_floating_point or value.dtype.itemsize * 8 < 8 or torch.finfo(value.dtype).min >= 0:
+        raise TypeError(f"`{name}` must have a real floating dtype, got {value.dtype}.")
+    if _overlaps(value):
+        raise ValueError(
+            f"`{name}` of shape {tuple(value.shape)} and strides {value.stride()} holds the same memory more than "
+            "once (an expanded or overlapping view); fill the tensor it was made from, or a .clone()."
+        )
+    return value
+
+
+def _overlaps(value: torch.Tensor) -> bool:
+    """Whether two indices may share memory: a stride smaller than what the finer dimensions span."""
+    span = 1
+    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size == 0:
+            return False
+        if size > 1:
+            if stride < span:
+                return True
+            span += stride * (size - 1)
+    return False
+
+
+def generator(value: object, device: torch.device) -> torch.Generator | None:
+    """`value` if it can draw for a tensor on `device`: no generator, one of that device, or a CPU one."""
+    if value is None:
+        return None
+    if not isinstance(value, torch.Generator):
+        seed = f" For a seed, pass torch.Generator().manual_seed({value})." if isinstance(value, int) else ""
+        raise TypeError(f"`generator` must be a torch.Generator or None, got {value!r}.{seed}")
+    same = value.device.type == device.type and (None in (value.device.index, device.index) or value.device == device)
+    if not same and value.device.type != "cpu" and device.type != "meta":
+        raise ValueError(
+            f"`generator` is on {value.device} and the tensor on {device}; "
+            "pass a generator of the tensor's device, or a CPU one."
+        )
+    return value

@@ -1,0 +1,221 @@
+"""Keras' plain initializers, in place: constants, uniform, normal and truncated normal of given numbers.
+
+What these functions and those of `_initializers` and `_structured` share, said once:
+
+* They fill `tensor` in place, without recording gradients, and return it. It may have any strided floating
+  dtype, memory format and device; zero-size tensors and tensors on `meta` are left as they are.
+* `layout` says how the axes of `tensor` are ordered: "torch", (out, in, *spatial), or "keras", (*spatial, in, out).
+* `generator` is a torch.Generator on the tensor's device or on the CPU (then values are drawn there and
+  copied), or None for torch's global generator of the tensor's device. Under torch.compile(fullgraph=True)
+  only None can be traced: torch breaks the graph at a Generator (pytorch issues 88576 and 93737).
+* Wrong arguments raise a ValueError or TypeError that names them, and nothing is changed: NaN, a negative std,
+  an unknown mode, an integer, complex, sparse or overlapping tensor, a generator of another accelerator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_kinit import _checks, _samplers
+from torch_kinit._fans import LAYOUTS
+
+
+def keras_view(tensor: Tensor, layout: str) -> Tensor:
+    """`tensor` as a view in Keras' layout, (*spatial, in, out)."""
+    if layout == "keras" or tensor.ndim < 2:
+        return tensor
+    return tensor.permute(*range(2, tensor.ndim), 1, 0)
+
+
+def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Tensor:
+    """Fill `tensor` with `value`: a number, or an array that broadcasts to the tensor's shape in Keras' layout.
+
+    Args:
+        tensor: what to fill.
+        value: a finite number; or a tensor, NumPy array or nested list of finite numbers.
+        layout: the layout of `tensor`; matters only for an array.
+
+    Raises:
+        ValueError: `value` is not finite, does not fit in the dtype, or does not broadcast.
+
+    Example:
+        >>> constant_(torch.empty(2, 3), 0.5)
+        tensor([[0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000]])
+        >>> constant_(torch.empty(2, 3), [1.0, 2.0])                  # along Keras' last axis, the outputs
+        tensor([[1., 1., 1.],
+                [2., 2., 2.]])
+
+    Source: `keras.initializers.Constant`.
+    """
+    _checks.tensor(tensor)
+    _checks.choice("layout", layout, LAYOUTS)
+    if hasattr(value, "__float__") and not getattr(value, "shape", ()):
+        value = _checks.number("value", value.item() if isinstance(value, Tensor) else value)
+        if abs(value) > torch.finfo(tensor.dtype).max:
+            raise ValueError(f"`value` {value!r} does not fit in {tensor.dtype}.")
+        with torch.no_grad():
+            return tensor.fill_(value)
+    values = torch.as_tensor(value)
+    view = keras_view(tensor, layout)
+    if values.is_complex() or not bool(torch.isfinite(values).all()):
+        raise ValueError("`value` must be an array of finite real numbers.")
+    if values.numel() and float(values.abs().max()) > torch.finfo(tensor.dtype).max:
+        raise ValueError(f"`value` holds numbers that do not fit in {tensor.dtype}.")
+    try:
+        values = values.expand(view.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"`value` of shape {tuple(values.shape)} does not broadcast to the tensor's shape in Keras' layout, "
+            f"{tuple(view.shape)}."
+        ) from None
+    with torch.no_grad():
+        view.copy_(values)
+    return tensor
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Fill `tensor` with zeros.
+
+    Example:
+        >>> zeros_(torch.ones(3))
+        tensor([0., 0., 0.])
+
+    Source: `keras.initializers.Zeros`.
+    """
+    return constant_(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Fill `tensor` with ones.
+
+    Example:
+        >>> ones_(torch.zeros(3))
+        tensor([1., 1., 1.])
+
+    Source: `keras.initializers.Ones`.
+    """
+    return constant_(tensor, 1.0)
+
+
+def unit_forget_bias_(tensor: Tensor) -> Tensor:
+    """Fill an LSTM's bias of size 4n with 1 in the forget gate's block, `[n:2n]`, and 0 elsewhere.
+
+    The gates are ordered input, forget, cell, output, in torch as in Keras. torch adds two biases; give this to
+    one and zeros to the other, or the forget gate starts at 2.
+
+    Raises:
+        ValueError: `tensor` is not a vector of a size divisible by four.
+
+    Example:
+        >>> unit_forget_bias_(torch.empty(8))
+        tensor([0., 0., 1., 1., 0., 0., 0., 0.])
+
+    Source: `unit_forget_bias=True` of `keras.layers.LSTM`; Jozefowicz et al., "An Empirical Exploration of
+    Recurrent Network Architectures", 2015.
+    """
+    _checks.tensor(tensor)
+    if tensor.ndim != 1 or tensor.shape[0] % 4:
+        raise ValueError(f"`tensor` must be a vector of four equal blocks, got shape {tuple(tensor.shape)}.")
+    units = tensor.shape[0] // 4
+    with torch.no_grad():
+        tensor.zero_()[units : 2 * units].fill_(1.0)
+    return tensor
+
+
+def random_normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 0.05, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Fill `tensor` from the normal law N(mean, std**2).
+
+    Args:
+        tensor: what to fill.
+        mean: the mean.
+        std: the standard deviation, 0 or more.
+        generator: see the top of this module's page.
+
+    Raises:
+        ValueError: an argument is NaN, infinite or negative, or the law does not fit in the tensor's dtype.
+
+    Example:
+        >>> w = random_normal_(torch.empty(1000, 100), generator=torch.Generator().manual_seed(0))
+        >>> bool(abs(w.std() - 0.05) < 0.001)
+        True
+
+    Source: `keras.initializers.RandomNormal`.
+    """
+    _checks.tensor(tensor)
+    mean, std = _checks.number("mean", mean), _checks.spread("std", std)
+    return _samplers.normal_(tensor, mean, std, _checks.generator(generator, tensor.device))
+
+
+def random_uniform_(
+    tensor: Tensor, low: float = -0.05, high: float = 0.05, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Fill `tensor` from the uniform law U[low, high].
+
+    Args:
+        tensor: what to fill.
+        low: the least value.
+        high: the greatest value, more than `low`.
+        generator: see the top of this module's page.
+
+    Raises:
+        ValueError: an argument is not finite, `low >= high`, or no value of the dtype lies between them.
+
+    Example:
+        >>> w = random_uniform_(torch.empty(5, dtype=torch.bfloat16), 0.1, 0.3)
+        >>> bool((w >= 0.1).all() and (w <= 0.3).all())
+        True
+
+    Source: `keras.initializers.RandomUniform`, whose minval and maxval these are.
+    """
+    _checks.tensor(tensor)
+    low, high = _checks.interval("low", low, "high", high)
+    return _samplers.uniform_(tensor, low, high, _checks.generator(generator, tensor.device))
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 0.05,
+    *,
+    lower: float = -2.0,
+    upper: float = 2.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from N(mean, std**2) conditioned on `mean + lower*std <= x <= mean + upper*std`.
+
+    `std` is the standard deviation before truncation, as in Keras: at two, that of the values is 0.8796 * std.
+    `lower` and `upper` count standard deviations, where torch.nn.init's `a` and `b` are absolute; they are
+    keyword-only so that a call written for torch fails loudly.
+
+    Args:
+        tensor: what to fill.
+        mean: the mean before truncation.
+        std: the standard deviation before truncation, 0 or more.
+        lower: the lower bound in standard deviations from the mean; -inf for none.
+        upper: the upper bound likewise, more than `lower`. Both may lie far out in one tail.
+        generator: see the top of this module's page.
+
+    Raises:
+        ValueError: an argument is NaN or negative, `lower >= upper`, or the law does not fit in the dtype.
+
+    Example:
+        >>> w = trunc_normal_(torch.empty(1000, 100), std=0.5)
+        >>> bool(w.abs().max() <= 1.0)
+        True
+        >>> tail = trunc_normal_(torch.empty(1000), std=1.0, lower=8, upper=float("inf"))
+        >>> bool((tail >= 8).all() and (tail < 11).all())
+        True
+
+    Source: `keras.initializers.TruncatedNormal`. Keras' torch backend leaks: 4 values in a million fall outside
+    the bounds; here none does.
+    """
+    _checks.tensor(tensor)
+    mean, std = _checks.number("mean", mean), _checks.spread("std", std)
+    lower, upper = _checks.interval("lower", lower, "upper", upper, infinite=True)
+    return _samplers.trunc_normal_(tensor, mean, std, lower, upper, _checks.generator(generator, tensor.device))

@@ -1,0 +1,69 @@
+"""How many inputs and outputs a weight of a given shape connects: fan_in and fan_out, integers only."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+LAYOUTS = ("torch", "keras")
+
+
+def fans(tensor_or_shape: Any, layout: str = "torch") -> tuple[int, int]:
+    """The `(fan_in, fan_out)` that the scaled initializers use for a weight of this shape.
+
+    In Keras' layout `(*spatial, in, out)` they are `in * prod(spatial)` and `out * prod(spatial)`; torch's
+    layout `(out, in, *spatial)` gives the same numbers for the same layer. A scalar has `(1, 1)` and a vector of
+    n values `(n, n)`, as in Keras, where `torch.nn.init` refuses both.
+
+    Args:
+        tensor_or_shape: a tensor, or its shape as a sequence of ints.
+        layout: how the axes are ordered, `"torch"` or `"keras"`.
+
+    Raises:
+        ValueError: `layout` is neither of the two, or a size is negative.
+        TypeError: it is neither a tensor nor a sequence of ints.
+
+    Example:
+        >>> fans((8, 4, 3, 5)), fans((3, 5, 4, 8), layout="keras")      # a Conv2d from 4 to 8 channels, kernel 3x5
+        ((60, 120), (60, 120))
+        >>> fans(torch.empty(10)), fans(())
+        ((10, 10), (1, 1))
+
+    Source: `compute_fans` in keras/src/initializers/random_initializers.py, Keras 3.15.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"`layout` must be 'torch' or 'keras', got {layout!r}.")
+    shape = shape_of(tensor_or_shape)
+    if len(shape) < 2:
+        n = math.prod(shape)
+        return n, n
+    if layout == "torch":
+        shape = (*shape[2:], shape[1], shape[0])
+    receptive_field = math.prod(shape[:-2])
+    return shape[-2] * receptive_field, shape[-1] * receptive_field
+
+
+def fans_by_axes(shape: Sequence[int], input_axes: Iterable[int], output_axes: Iterable[int]) -> tuple[int, int]:
+    """The products of the sizes along Keras 3.15's `input_axes` and `output_axes` of a Keras-layout shape."""
+    try:
+        return math.prod(shape[a] for a in input_axes), math.prod(shape[a] for a in output_axes)
+    except IndexError:
+        raise ValueError(
+            f"`input_axes`={input_axes!r}, `output_axes`={output_axes!r} name an axis that shape {tuple(shape)} lacks."
+        ) from None
+
+
+def shape_of(tensor_or_shape: Any) -> tuple[int, ...]:
+    """The shape of a tensor, or a sequence of sizes, as a tuple of ints."""
+    try:
+        shape = tuple(operator.index(size) for size in getattr(tensor_or_shape, "shape", tensor_or_shape))
+    except TypeError:
+        raise TypeError(f"Expected a tensor or a shape (a sequence of ints), got {tensor_or_shape!r}.") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"A shape has no negative sizes, got {shape}.")
+    return shape
+
+
+fans_of = fans  # for modules in which `fans` is an argument

@@ -1,0 +1,348 @@
+"""Keras names and configs to initializers and back: `get`, `serialize`, and the recipe that plans keep."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torch_kinit import _checks
+from torch_kinit import _elementary as elementary
+from torch_kinit import _initializers as scaled
+from torch_kinit import _structured as structured
+
+Initializer = Callable[..., Any]
+
+
+class _Keras(NamedTuple):
+    """A Keras class, the strings that name it, and its config's keys with the arguments they are here."""
+
+    function: Initializer
+    class_name: str
+    names: tuple[str, ...]
+    config: dict[str, str]
+    random: bool = False
+
+
+_SCALED = {"scale": "scale", "mode": "mode", "distribution": "distribution"}
+_STFT = {name: name for name in ("side", "window", "scaling", "periodic")}
+_KERAS = [
+    _Keras(elementary.zeros_, "Zeros", ("zeros", "zero"), {}),
+    _Keras(elementary.ones_, "Ones", ("ones", "one"), {}),
+    _Keras(elementary.constant_, "Constant", ("constant",), {"value": "value"}),
+    _Keras(elementary.random_normal_, "RandomNormal", ("random_normal", "normal"),
+           {"mean": "mean", "stddev": "std"}, True),
+    _Keras(elementary.trunc_normal_, "TruncatedNormal", ("truncated_normal", "trunc_normal"),
+           {"mean": "mean", "stddev": "std"}, True),
+    _Keras(elementary.random_uniform_, "RandomUniform", ("random_uniform", "uniform"),
+           {"minval": "low", "maxval": "high"}, True),
+    _Keras(scaled.variance_scaling_, "VarianceScaling", ("variance_scaling",), _SCALED, True),
+    _Keras(scaled.glorot_uniform_, "GlorotUniform", ("glorot_uniform",), {}, True),
+    _Keras(scaled.glorot_normal_, "GlorotNormal", ("glorot_normal",), {}, True),
+    _Keras(scaled.lecun_normal_, "LecunNormal", ("lecun_normal",), {}, True),
+    _Keras(scaled.lecun_uniform_, "LecunUniform", ("lecun_uniform",), {}, True),
+    _Keras(scaled.he_normal_, "HeNormal", ("he_normal",), {}, True),
+    _Keras(scaled.he_uniform_, "HeUniform", ("he_uniform",), {}, True),
+    _Keras(structured.orthogonal_, "Orthogonal", ("orthogonal", "OrthogonalInitializer"), {"gain": "gain"}, True),
+    _Keras(structured.identity_, "Identity", ("identity", "IdentityInitializer"), {"gain": "gain"}),
+    _Keras(structured.stft_, "STFT", ("stft", "STFTInitializer"), _STFT),
+]
+_BY_NAME = {name: row for row in _KERAS for name in (row.class_name, *row.names)}
+_BY_FUNCTION = {row.function: row for row in _KERAS}
+
+
+def array_(tensor: Tensor, value: Any, *, layout: str = "torch") -> Tensor:
+    """Fill `tensor` with an array of exactly its shape (in Keras' layout, if `layout` says so)."""
+    shape = tuple(torch.as_tensor(value).shape)
+    view = elementary.keras_view(_checks.tensor(tensor), layout)
+    wanted = tuple(tensor.shape) if layout == "torch" else tuple(view.shape)
+    if shape != wanted:
+        where = "the parameter's" if layout == "torch" else "Keras' variable's"
+        raise ValueError(f"the array has shape {shape}, {where} is {wanted}.")
+    return elementary.constant_(tensor, value, layout="keras")
+
+
+_OURS: dict[str, Initializer] = {
+    function.__name__: function for function in (*_BY_FUNCTION, elementary.unit_forget_bias_, array_)
+}
+# The arguments of each, with their defaults.
+_PARAMETERS = {
+    function: {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "tensor"}
+    for function in _OURS.values()
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """An initializer and the arguments it gets: what a plan keeps, compares, prints and writes to JSON."""
+
+    function: Initializer
+    arguments: Mapping[str, Any]
+
+    @property
+    def ours(self) -> bool:
+        """Whether the function is one of this package's."""
+        return _OURS.get(getattr(self.function, "__name__", "")) is self.function
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """All arguments of a function of ours: those given, and the defaults of the others."""
+        return {**_PARAMETERS[self.function], **self.arguments}
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the function takes an argument of this name."""
+        if self.ours:
+            return argument in _PARAMETERS[self.function]
+        try:
+            return argument in inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # some builtins have no signature
+            return False
+
+    def __call__(self, tensor: Tensor, **context: Any) -> None:
+        """Fill `tensor`; of the context (layout, fans, generator) pass what is accepted and not settled yet."""
+        passed = {k: v for k, v in context.items() if v is not None and self.accepts(k)}
+        self.function(tensor, **{**passed, **self.arguments})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; only this package's functions with plain arguments can be written."""
+        if not self.ours:
+            raise ValueError(
+                f"{self} cannot be written to JSON: only this package's initializers can. "
+                "Use one of them, or build the plan anew where you need it."
+            )
+        return {"name": self.function.__name__, "arguments": {k: _plain(v) for k, v in self.arguments.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` wrote."""
+        name = data["name"]
+        if name not in _OURS:
+            raise ValueError(f"Unknown initializer {name!r}.{_checks.near(name, _OURS)}")
+        return cls(_OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
+
+    def __str__(self) -> str:
+        name = getattr(self.function, "__qualname__", None) or type(self.function).__name__
+        shown = [f"{k}={_short(v)}" for k, v in self.arguments.items()]
+        if self.ours:
+            name = name.rstrip("_")
+            if self.function in (elementary.constant_, array_):
+                shown = [_short(self.arguments.get("value", 0.0))]
+        else:
+            name = f"{getattr(self.function, '__module__', '?')}.{name}"
+        return f"{name}({', '.join(shown)})" if shown else name
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Recipe):
+            return NotImplemented
+        if self.function is not other.function or self.arguments.keys() != other.arguments.keys():
+            return False
+        return all(_same(v, other.arguments[k]) for k, v in self.arguments.items())
+
+    def __hash__(self) -> int:
+        return hash((self.function, frozenset(self.arguments)))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if _is_array(a) and _is_array(b):
+        return bool(torch.equal(torch.as_tensor(a), torch.as_tensor(b)))
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return not _is_array(a) and not _is_array(b) and bool(a == b)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "tolist")
+
+
+def _short(value: Any) -> str:
+    if _is_array(value) and tuple(value.shape):
+        return f"array of shape {tuple(value.shape)}"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _plain(value: Any) -> Any:
+    if _is_array(value):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return {"array": value.tolist(), "dtype": dtype}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
+
+
+def _unplain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return torch.tensor(value["array"], dtype=getattr(torch, value["dtype"]))
+    return tuple(_unplain(v) for v in value) if isinstance(value, list) else value
+
+
+def recipe(identifier: Any) -> Recipe:
+    """The recipe of anything `get` takes."""
+    if isinstance(identifier, Recipe):
+        return identifier
+    if isinstance(identifier, str):
+        return Recipe(_keras_row(identifier).function, {})
+    if isinstance(identifier, Mapping):
+        return _from_config(identifier)
+    if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
+        return Recipe(elementary.constant_, {"value": _checks.number("value", identifier)})
+    if _is_array(identifier):
+        return Recipe(array_, {"value": identifier})
+    if isinstance(identifier, type) and hasattr(identifier, "get_config"):
+        identifier = identifier()
+    if hasattr(identifier, "get_config"):  # an initializer object of Keras itself
+        config = dict(identifier.get_config())
+        if type(identifier).__name__ == "Identity":  # whose config forgets the gain
+            config.setdefault("gain", identifier.gain)
+        return _from_config({"class_name": type(identifier).__name__, "config": config})
+    if isinstance(identifier, functools.partial):
+        if identifier.args:
+            raise ValueError(f"An initializer's arguments go in by name, got {identifier!r}.")
+        known = _PARAMETERS.get(identifier.func)
+        unknown = [k for k in identifier.keywords if known is not None and k not in known]
+        if known is not None and unknown:
+            raise TypeError(
+                f"{identifier.func.__name__} takes no argument {unknown[0]!r}, but {', '.join(known)}."
+                f"{_checks.near(unknown[0], known)}"
+            )
+        return Recipe(identifier.func, dict(identifier.keywords))
+    if callable(identifier) and not isinstance(identifier, type):
+        return Recipe(identifier, {})
+    raise ValueError(
+        f"Could not interpret the initializer {identifier!r} of type {type(identifier).__name__}: give a Keras name "
+        "such as 'he_normal', a Keras config, a function that fills a tensor, a number or an array."
+    )
+
+
+def _keras_row(name: str) -> _Keras:
+    if name == "unit_forget_bias":
+        return _Keras(elementary.unit_forget_bias_, name, (), {})
+    row = _BY_NAME.get(name) or _BY_NAME.get(name.removesuffix("V2"))  # tf.keras' alias for saved configs
+    if row is None:
+        raise ValueError(f"Unknown initializer {name!r}.{_checks.near(name, [*_BY_NAME, 'unit_forget_bias'])}")
+    return row
+
+
+def _from_config(identifier: Mapping[str, Any]) -> Recipe:
+    """Read a config of Keras 2, tf.keras or Keras 3."""
+    name = identifier.get("class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"A Keras config has a 'class_name', got {dict(identifier)!r}.")
+    row = _keras_row(name)
+    config = dict(identifier.get("config") or {})
+    config.pop("dtype", None)  # TensorFlow 1 wrote it; tf.keras drops it too
+    arguments: dict[str, Any] = {}
+    if row.random:
+        if config.pop("seed", None) is not None:
+            warnings.warn(
+                f"The seed in the config of {name} names a stream of Keras' own and is not used: the law is kept, "
+                "the values come from `generator`.",
+                stacklevel=4,
+            )
+        if row.function in _FANNED:
+            axes = config.pop("input_axes", None), config.pop("output_axes", None)
+            if None not in axes:  # with one alone Keras, too, goes by the shape
+                arguments["fans"] = tuple(tuple(a) for a in axes)
+    for key, value in config.items():
+        if key not in row.config:
+            raise ValueError(
+                f"Unknown key {key!r} in the config of {name}; it may have "
+                f"{', '.join(row.config) or 'none but the seed'}.{_checks.near(key, row.config)}"
+            )
+        arguments[row.config[key]] = _read(value)
+    if "distribution" in arguments:
+        law = str(arguments["distribution"]).lower()
+        arguments["distribution"] = "truncated_normal" if law == "normal" else law
+    return Recipe(row.function, arguments)
+
+
+_FANNED = {function for function, names in _PARAMETERS.items() if "fans" in names}
+
+
+def _read(value: Any) -> Any:
+    """A config's value, which for arrays Keras 3 wraps as {"class_name": "__numpy__", "config": {...}}."""
+    if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
+        dtype = getattr(torch, value["config"]["dtype"])
+        return torch.tensor(value["config"]["value"], dtype=dtype)
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+
+
+def get(identifier: Any) -> Initializer | None:
+    """The in-place initializer that `identifier` means, as `keras.initializers.get`.
+
+    Args:
+        identifier: a name ("he_normal", "HeNormal", "truncated_normal", ...); a config of Keras 2, tf.keras or
+            Keras 3, `{"class_name": ..., "config": {...}}`; an initializer class or object of Keras itself; a function
+            that fills a tensor, returned as it is; a number; an array, for a variable of exactly its shape; or
+            None, which gives None.
+
+    Returns:
+        One of this package's functions, or a functools.partial of one, or the function that was given.
+
+    Raises:
+        ValueError: an unknown name (with near misses), class or config key.
+
+    Example:
+        >>> get("he_normal").__name__
+        'he_normal_'
+        >>> get({"class_name": "VarianceScaling", "config": {"scale": 2.0, "distribution": "normal"}}).keywords
+        {'scale': 2.0, 'distribution': 'truncated_normal'}
+
+    A seed in a config is not used, with a warning: it names one of Keras' own streams.
+    """
+    if identifier is None:
+        return None
+    found = recipe(identifier)
+    return functools.partial(found.function, **found.arguments) if found.arguments else found.function
+
+
+def serialize(initializer: Any) -> dict[str, Any]:
+    """The config that Keras 3.15 writes for the same law; `keras.initializers.deserialize` reads it.
+
+    Args:
+        initializer: one of this package's functions, a functools.partial of one, or anything else `get` takes.
+
+    Raises:
+        ValueError: Keras has no such initializer: another function, `lower` and `upper` other than two, `fans` given
+            as numbers, a `generator`.
+
+    Example:
+        >>> from functools import partial
+        >>> serialize(partial(structured.identity_, gain=2.0))["config"]
+        {'gain': 2.0}
+        >>> serialize("he_normal") == {
+        ...     "module": "keras.initializers", "class_name": "HeNormal", "registered_name": None,
+        ...     "config": {"seed": None, "input_axes": None, "output_axes": None}}
+        True
+    """
+    found = recipe(initializer)
+    row = _BY_FUNCTION.get(found.function)
+    if row is None:
+        raise ValueError(f"Keras has no initializer that is {found}.")
+    arguments = found.settled
+    config: dict[str, Any] = {"seed": None} if row.random else {}
+    config |= {key: _written(arguments.pop(name)) for key, name in row.config.items()}
+    if row.function in _FANNED:
+        axes = arguments.pop("fans") or (None, None)
+        if any(isinstance(a, int) for a in axes):
+            raise ValueError(f"Keras cannot express `fans`={axes!r}; it has axes, such as fans=((0,), (1, 2)).")
+        config |= {name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)}
+    for name, value in arguments.items():
+        if name != "layout" and value != _PARAMETERS[found.function][name]:
+            raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
+    return {"module": "keras.initializers", "class_name": row.class_name, "config": config, "registered_name": None}
+
+
+def _written(value: Any) -> Any:
+    if _is_array(value):
+        value = torch.as_tensor(value)
+        dtype = str(value.dtype).removeprefix("torch.")
+        return {"class_name": "__numpy__", "config": {"value": value.tolist(), "dtype": dtype}}
+    return value

@@ -1,0 +1,247 @@
+"""Keras' scaled initializers: one engine, variance_scaling_, and the six names built on it.
+
+What their arguments share with every other initializer is said at the top of `_elementary`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_kinit import _checks, _samplers
+from torch_kinit._elementary import keras_view
+from torch_kinit._fans import LAYOUTS, fans_by_axes, fans_of, shape_of
+
+Fans = tuple[int | Iterable[int], int | Iterable[int]]
+
+# The standard deviation of a standard normal truncated at two: scipy.stats.truncnorm.std(-2, 2), with Keras' digits.
+TRUNCATED_STD = 0.87962566103423978
+
+MODES = ("fan_in", "fan_out", "fan_avg")
+DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
+
+
+def variance_scaling_(
+    tensor: Tensor,
+    scale: float = 1.0,
+    mode: str = "fan_in",
+    distribution: str = "truncated_normal",
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` with values of mean 0 and variance scale / n, with n set by the layer's fans.
+
+    n is `fan_in`, `fan_out` or, for "fan_avg", their mean; never less than 1. With s = scale / n the law is
+    "truncated_normal", N(0, s / 0.8796**2) truncated at two of its standard deviations, so that the values'
+    own variance is s; "untruncated_normal", N(0, s); or "uniform", U[-sqrt(3*s), sqrt(3*s)].
+
+    Args:
+        tensor: what to fill.
+        scale: a finite number greater than 0.
+        mode: "fan_in", "fan_out" or "fan_avg".
+        distribution: "truncated_normal", "untruncated_normal" or "uniform".
+        fans: `(fan_in, fan_out)` in place of those of the shape (see `fans`). Each is an int, or the axes *in
+            Keras' layout* whose sizes are multiplied, as Keras 3.15's input_axes and output_axes.
+        layout: the axes' order, "torch" or "keras".
+        generator: a torch.Generator of the tensor's device or the CPU, or None.
+
+    Raises:
+        ValueError: `scale` is not positive and finite; an unknown `mode`, `distribution` or `layout`; `fans` that
+            are not a pair. The bare word "normal" is refused: Keras means the truncated law by it, everyone
+            else the untruncated.
+
+    Example:
+        >>> w = variance_scaling_(torch.empty(64, 32, 3, 3), 2.0, "fan_out", "uniform")
+        >>> bool(w.abs().max() <= (6 / (64 * 9)) ** 0.5)
+        True
+
+    Source: `keras.initializers.VarianceScaling`.
+    """
+    _checks.tensor(tensor)
+    scale = _checks.spread("scale", scale)
+    if scale == 0:
+        raise ValueError("`scale` must be greater than 0, got 0; for zeros use zeros_.")
+    _checks.choice("mode", mode, MODES)
+    if distribution == "normal":
+        raise ValueError(
+            "`distribution`='normal' means a truncated normal in Keras and an untruncated one elsewhere; "
+            "write 'truncated_normal' or 'untruncated_normal'."
+        )
+    _checks.choice("distribution", distribution, DISTRIBUTIONS)
+    _checks.choice("layout", layout, LAYOUTS)
+    generator = _checks.generator(generator, tensor.device)
+    variance = scaled_variance(resolve_fans(fans, keras_view(tensor, layout).shape), scale, mode)
+    if distribution == "uniform":
+        limit = math.sqrt(3.0 * variance)
+        return _samplers.uniform_(tensor, -limit, limit, generator)
+    if distribution == "untruncated_normal":
+        return _samplers.normal_(tensor, 0.0, math.sqrt(variance), generator)
+    return _samplers.trunc_normal_(tensor, 0.0, math.sqrt(variance) / TRUNCATED_STD, -2.0, 2.0, generator)
+
+
+def scaled_variance(fans: tuple[int, int], scale: float, mode: str) -> float:
+    """The variance that variance scaling aims at."""
+    fan_in, fan_out = fans
+    n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+    return scale / max(1.0, n)
+
+
+def resolve_fans(fans: Any, keras_shape: Iterable[int]) -> tuple[int, int]:
+    """`fans` as two ints: given as such, by axes of the Keras-layout shape, or, if None, by that shape itself."""
+    shape = tuple(keras_shape)
+    if fans is None:
+        return fans_of(shape, "keras")
+    try:
+        inputs, outputs = fans
+        if isinstance(inputs, int) and isinstance(outputs, int):
+            fan_in, fan_out = shape_of(fans)
+            return fan_in, fan_out
+        return fans_by_axes(shape, inputs, outputs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`fans` must be (fan_in, fan_out), two ints that are not negative or two tuples of axes of the "
+            f"Keras-layout shape {shape}; got {fans!r}."
+        ) from error
+
+
+def lecun_normal_(
+    tensor: Tensor,
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from a normal truncated at two, with variance 1 / fan_in.
+
+    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal")`, which this is.
+
+    Example:
+        >>> w = lecun_normal_(torch.empty(256, 400))
+        >>> bool(abs(w.std() - 400**-0.5) < 1e-3)
+        True
+
+    Source: `keras.initializers.LecunNormal`; LeCun et al., "Efficient BackProp", 1998.
+    """
+    return variance_scaling_(
+        tensor, 1.0, "fan_in", "truncated_normal", fans=fans, layout=layout, generator=generator
+    )
+
+
+def lecun_uniform_(
+    tensor: Tensor,
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from U[-a, a] with a = sqrt(3 / fan_in).
+
+    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_in", "uniform")`, which this is.
+
+    Example:
+        >>> bool(lecun_uniform_(torch.empty(8, 300)).abs().max() <= 0.1)
+        True
+
+    Source: `keras.initializers.LecunUniform`; LeCun et al., "Efficient BackProp", 1998.
+    """
+    return variance_scaling_(
+        tensor, 1.0, "fan_in", "uniform", fans=fans, layout=layout, generator=generator
+    )
+
+
+def glorot_normal_(
+    tensor: Tensor,
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from a normal truncated at two, with variance 2 / (fan_in + fan_out).
+
+    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_avg", "truncated_normal")`, which this is.
+
+    Example:
+        >>> w = glorot_normal_(torch.empty(300, 500))
+        >>> bool(abs(w.std() - 0.05) < 1e-3)
+        True
+
+    Source: `keras.initializers.GlorotNormal`; Glorot and Bengio, "Understanding the difficulty of training deep
+    feedforward neural networks", 2010.
+    """
+    return variance_scaling_(
+        tensor, 1.0, "fan_avg", "truncated_normal", fans=fans, layout=layout, generator=generator
+    )
+
+
+def glorot_uniform_(
+    tensor: Tensor,
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from U[-a, a] with a = sqrt(6 / (fan_in + fan_out)).
+
+    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_avg", "uniform")`, which this is.
+
+    Example:
+        >>> bool(glorot_uniform_(torch.empty(200, 400)).abs().max() <= 0.1)
+        True
+
+    Source: `keras.initializers.GlorotUniform`; Glorot and Bengio, "Understanding the difficulty of training deep
+    feedforward neural networks", 2010.
+    """
+    return variance_scaling_(
+        tensor, 1.0, "fan_avg", "uniform", fans=fans, layout=layout, generator=generator
+    )
+
+
+def he_normal_(
+    tensor: Tensor,
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from a normal truncated at two, with variance 2 / fan_in.
+
+    Args and Raises: as `variance_scaling_(tensor, 2.0, "fan_in", "truncated_normal")`, which this is.
+
+    Example:
+        >>> w = he_normal_(torch.empty(100, 8, 10, 10))
+        >>> bool(abs(w.std() - 0.05) < 1e-3)
+        True
+
+    Source: `keras.initializers.HeNormal`; He et al., "Delving Deep into Rectifiers", 2015.
+    """
+    return variance_scaling_(
+        tensor, 2.0, "fan_in", "truncated_normal", fans=fans, layout=layout, generator=generator
+    )
+
+
+def he_uniform_(
+    tensor: Tensor,
+    *,
+    fans: Fans | None = None,
+    layout: str = "torch",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill `tensor` from U[-a, a] with a = sqrt(6 / fan_in).
+
+    Args and Raises: as `variance_scaling_(tensor, 2.0, "fan_in", "uniform")`, which this is.
+
+    Example:
+        >>> bool(he_uniform_(torch.empty(8, 600)).abs().max() <= 0.1)
+        True
+
+    Source: `keras.initializers.HeUniform`; He et al., "Delving Deep into Rectifiers", 2015.
+    """
+    return variance_scaling_(
+        tensor, 2.0, "fan_in", "uniform", fans=fans, layout=layout, generator=generator
+    )

@@ -1,0 +1,188 @@
+"""What a rule matches, and what it says: the rule dict's keys and values, and Keras' defaults."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from torch_kinit import _checks
+from torch_kinit._identifiers import Recipe, recipe
+from torch_kinit._targets import Claim
+
+# Keras' initializer for each role, where a layer does not have its own (an LSTM's bias has: unit_forget_bias).
+KERAS_DEFAULTS: dict[str, str] = {
+    "kernel": "glorot_uniform",
+    "depthwise_kernel": "glorot_uniform",
+    "recurrent_kernel": "orthogonal",
+    "projection_kernel": "glorot_uniform",
+    "embeddings": "random_uniform",
+    "bias": "zeros",
+    "second_bias": "zeros",
+    "gamma": "ones",
+    "beta": "zeros",
+    "alpha": "zeros",
+    "moving_mean": "zeros",
+    "moving_variance": "ones",
+    "num_batches_tracked": "zeros",
+}
+
+# Keras calls a depthwise layer's weight "kernel" too, and its argument "depthwise_initializer".
+_ALSO = {"depthwise_kernel": ("kernel",)}
+
+
+class UnusedRuleError(ValueError):
+    """A rule, or one of its roles, matched nothing in the model."""
+
+
+class UncoveredParameterError(ValueError):
+    """A parameter has no rule and no Keras default."""
+
+
+class TiedParameterError(ValueError):
+    """Two layers share a parameter, and rules ask for different initializers of it."""
+
+
+class Skip:
+    """The value of a rule that leaves parameters as they are: `kinit.skip`."""
+
+    def __repr__(self) -> str:
+        return "kinit.skip"
+
+
+skip = Skip()
+Value = Recipe | Skip
+
+
+@dataclass
+class Rule:
+    """One entry of a rule dict, and what it has matched so far."""
+
+    key: Any
+    label: str
+    bare: Value | None
+    roles: dict[str, Value]
+    matched: bool = False
+    roles_used: set[str] = field(default_factory=set)
+    roles_seen: set[str] = field(default_factory=set)
+
+    def value_for(self, claim: Claim) -> Value | None:
+        """What this rule says of a parameter, if it says anything."""
+        by_name = self._matches_text(claim.name)
+        if not by_name and not any(self._matches_module(path, module) for path, module in claim.modules):
+            return None
+        if self.bare is not None:
+            if not isinstance(self.bare, Skip):  # which leaves whole layers alone, statistics included
+                if not by_name and not claim.main:
+                    return None
+                if claim.buffer and self.key != claim.name:  # a glob means weights, not a norm's statistics
+                    return None
+            self.matched = True
+            return _as_named(self.bare) if by_name else self.bare
+        self.matched = True
+        if claim.role is not None:
+            self.roles_seen.add(claim.role)
+            for role in (claim.role, *_ALSO.get(claim.role, ())):
+                if role in self.roles:
+                    self.roles_used.add(role)
+                    return self.roles[role]
+        return None
+
+    def _matches_text(self, text: str) -> bool:
+        if isinstance(self.key, re.Pattern):
+            return self.key.fullmatch(text) is not None
+        return isinstance(self.key, str) and fnmatch.fnmatchcase(text, self.key)
+
+    def _matches_module(self, path: str, module: nn.Module) -> bool:
+        return isinstance(module, self.key) if isinstance(self.key, type) else self._matches_text(path)
+
+
+def _as_named(value: Value) -> Value:
+    """An array given to a parameter by its own name has torch's shape; given to a role, Keras'."""
+    if isinstance(value, Recipe) and value.function.__name__ == "array_":
+        return Recipe(value.function, {**value.arguments, "layout": "torch"})
+    return value
+
+
+def parse_rules(rules: Mapping[Any, Any] | None) -> list[Rule]:
+    """Read a rule dict, refusing keys and values that mean nothing."""
+    if rules is None:
+        return []
+    if not isinstance(rules, Mapping):
+        raise TypeError(f"`rules` must be a dict of rules, got {rules!r} of type {type(rules).__name__}.")
+    return [_parse_rule(key, value) for key, value in rules.items()]
+
+
+def _parse_rule(key: Any, value: Any) -> Rule:
+    if isinstance(key, type) and issubclass(key, nn.Module):
+        label = key.__name__
+    elif isinstance(key, str):
+        label = repr(key)
+    elif isinstance(key, re.Pattern) and isinstance(key.pattern, str):
+        label = f"re {key.pattern!r}"
+    else:
+        raise TypeError(
+            f"A rule's key must be a module class, a glob over names or a compiled regex, got {key!r} "
+            f"of type {type(key).__name__}."
+        )
+    if isinstance(value, Mapping) and "class_name" not in value:
+        if not value:
+            raise ValueError(f"Rule {label} is an empty dict; to leave parameters alone write kinit.skip.")
+        return Rule(key, label, None, {_role(label, role): _value(f"{label}[{role!r}]", v) for role, v in value.items()})
+    return Rule(key, label, _value(label, value), {})
+
+
+def _role(label: str, role: Any) -> str:
+    """The name of a role; Keras' argument names, such as kernel_initializer, are taken too."""
+    if not isinstance(role, str):
+        raise TypeError(f"In rule {label} a role must be a string such as 'kernel', got {role!r}.")
+    if not role.endswith("_initializer"):
+        return role
+    name = role.removesuffix("_initializer")
+    return f"{name}_kernel" if name in ("recurrent", "depthwise") else name
+
+
+def _value(label: str, value: Any) -> Value:
+    if isinstance(value, Skip) or (isinstance(value, str) and value == "skip"):
+        return skip
+    if value is None:
+        raise ValueError(f"Rule {label}: None is no initializer; write 'glorot_uniform' (what Keras takes it for) or kinit.skip.")
+    try:
+        return recipe(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Rule {label}: {error}") from None
+
+
+def refuse_unused(rules: Iterable[Rule], claims: Iterable[Claim], model: nn.Module) -> None:
+    """Raise UnusedRuleError, listing every rule and every role of a rule that matched nothing."""
+    problems = []
+    for rule in rules:
+        if not rule.matched:
+            problems.append(f"{rule.label} matches nothing.{_hint(rule.key, claims, model)}")
+        problems += [
+            f"{rule.label} speaks of {role!r}, which what it matches lacks; it has {', '.join(sorted(rule.roles_seen)) or 'no roles'}."
+            f"{_checks.near(role, rule.roles_seen)}"
+            for role in rule.roles
+            if rule.matched and role not in rule.roles_used
+        ]
+    if problems:
+        raise UnusedRuleError("\n".join(["Rules that would do nothing:", *(f"  {p}" for p in problems)]))
+
+
+def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
+    """What the writer of a rule that matched nothing may have meant."""
+    names = [claim.name for claim in claims]
+    if isinstance(key, type):
+        inside = [path for path, module in model.named_modules() if isinstance(module, key)]
+        if inside:
+            return f" {inside[0] or 'The model'} is one, but holds no parameters of its own; name its layers' classes."
+        return _checks.near(key.__name__, {type(m).__name__ for m in model.modules()})
+    if isinstance(key, re.Pattern):
+        return _checks.near(key.pattern, names) or " A regex must match the whole name."
+    if key in {path for path, _ in model.named_modules()}:
+        return f" That module holds no parameters of its own; write '{key}.*'." if key else ""
+    return _checks.near(key, {*names, *(path for claim in claims for path, _ in claim.modules)})

@@ -1,0 +1,189 @@
+"""Keras' initializers whose values depend on each other: orthogonal, identity, and the Fourier kernels of STFT."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_kinit import _checks, _samplers
+from torch_kinit._elementary import keras_view
+from torch_kinit._fans import LAYOUTS
+
+
+def orthogonal_(
+    tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", generator: torch.Generator | None = None
+) -> Tensor:
+    """Fill `tensor` with a random (semi-)orthogonal matrix, times `gain`.
+
+    In Keras' layout all axes but the last are flattened to rows; the shorter of rows and columns are then
+    orthonormal, and the matrix is uniform among all such (Haar's measure). Keras' last axis is torch's first for
+    Linear and Conv weights, so there `torch.nn.init.orthogonal_` has the same law; it has not for depthwise and
+    attention kernels. float16 and bfloat16 matrices are computed in float32. The whole matrix is held three
+    times while QR runs.
+
+    Args:
+        tensor: what to fill, with at least two axes.
+        gain: a finite factor, the singular value of every direction.
+        layout: the axes' order, "torch" or "keras".
+        generator: a torch.Generator of the tensor's device or the CPU, or None.
+
+    Raises:
+        ValueError: `tensor` has fewer than two axes, or `gain` is not finite.
+
+    Example:
+        >>> w = orthogonal_(torch.empty(3, 5, dtype=torch.float64), gain=2.0)
+        >>> torch.allclose(w @ w.T, 4 * torch.eye(3, dtype=torch.float64))
+        True
+
+    Source: `keras.initializers.Orthogonal`; Saxe et al., "Exact solutions to the nonlinear dynamics of learning in
+    deep linear neural networks", 2013; Mezzadri, "How to generate random matrices from the classical compact
+    groups", 2006, for the signs.
+    """
+    _checks.tensor(tensor)
+    gain = _checks.number("gain", gain)
+    _checks.choice("layout", layout, LAYOUTS)
+    generator = _checks.generator(generator, tensor.device)
+    if tensor.ndim < 2:
+        raise ValueError(f"`tensor` must have at least two axes to be orthogonal, got shape {tuple(tensor.shape)}.")
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return tensor
+    with torch.no_grad():
+        view = keras_view(tensor, layout)
+        rows, columns = math.prod(view.shape[:-1]), view.shape[-1]
+        # torch has no QR on MPS, and none of its backends a QR of half precision.
+        device = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
+        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        # empty_like of an expanded value, not torch.empty, so that vmap batches the draw.
+        matrix = view.new_empty((max(rows, columns), min(rows, columns)), dtype=dtype, device=device)
+        _samplers.normal_(matrix, 0.0, 1.0, generator)
+        q, r = torch.linalg.qr(matrix)
+        # R's diagonal made positive: that makes the factorization unique, and so Q as uniform as the draw.
+        q = q.mul_(torch.copysign(torch.full_like(r.diagonal(), gain), r.diagonal()))
+        if rows < columns:
+            q = q.t()
+        view.copy_(q.reshape(view.shape))
+    return tensor
+
+
+def identity_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Fill the matrix `tensor` with `gain` on its main diagonal and zeros elsewhere; it need not be square.
+
+    Args:
+        tensor: what to fill, with two axes; its transpose is filled alike, so no layout is asked.
+        gain: a finite factor.
+
+    Raises:
+        ValueError: `tensor` has not two axes, or `gain` is not finite.
+
+    Example:
+        >>> identity_(torch.empty(2, 3), gain=0.5)
+        tensor([[0.5000, 0.0000, 0.0000],
+                [0.0000, 0.5000, 0.0000]])
+
+    Source: `keras.initializers.Identity`; Le et al., "A Simple Way to Initialize Recurrent Networks of Rectified
+    Linear Units", 2015.
+    """
+    _checks.tensor(tensor)
+    gain = _checks.number("gain", gain)
+    if tensor.ndim != 2:
+        raise ValueError(f"`tensor` must have two axes to be an identity, got shape {tuple(tensor.shape)}.")
+    if abs(gain) > torch.finfo(tensor.dtype).max:
+        raise ValueError(f"`gain` {gain!r} does not fit in {tensor.dtype}.")
+    with torch.no_grad():
+        tensor.zero_().diagonal().fill_(gain)
+    return tensor
+
+
+_WINDOWS = ("bartlett", "blackman", "boxcar", "cosine", "hamming", "hann", "nuttall")
+
+
+def stft_(
+    tensor: Tensor,
+    side: str = "real",
+    window: str | Tensor | Any | None = "hann",
+    scaling: str | None = "density",
+    periodic: bool = False,
+    *,
+    layout: str = "torch",
+) -> Tensor:
+    """Fill a 1-D convolution's kernel with windowed cosines or sines, one frequency an output channel.
+
+    In Keras' layout (frame_length, 1, fft_length // 2 + 1), with N = fft_length, the value at (t, 0, k) is
+    `window[t] * cos(-2*pi*t*k / N) / c`, or the sine for side "imag". c is the root of the window's sum of
+    squares ("density"), its sum of absolute values ("spectrum"), or 1 (None).
+
+    Args:
+        tensor: the kernel, torch (frequencies, 1, frame_length) or Keras (frame_length, 1, frequencies).
+        side: "real" or "imag".
+        window: a name, one of bartlett, blackman, boxcar, cosine, hamming, hann and nuttall; a vector of
+            frame_length values for any other window; or None for no window and no scaling.
+        scaling: "density", "spectrum" or None.
+        periodic: whether a named window is periodic (for spectra) or symmetric.
+        layout: the axes' order, "torch" or "keras".
+
+    Raises:
+        ValueError: an unknown name, a kernel of another shape, or a window of another length.
+
+    Example:
+        >>> stft_(torch.empty(3, 1, 4), window=None)
+        tensor([[[ 1.,  1.,  1.,  1.]],
+        <BLANKLINE>
+                [[ 1.,  0., -1.,  0.]],
+        <BLANKLINE>
+                [[ 1., -1.,  1., -1.]]])
+
+    Source: `keras.initializers.STFT`, which computes in float32 where this rounds once from float64.
+    """
+    _checks.tensor(tensor)
+    _checks.choice("side", side, ("real", "imag"))
+    if scaling is not None:
+        _checks.choice("scaling", scaling, ("density", "spectrum"))
+    _checks.choice("layout", layout, LAYOUTS)
+    view = keras_view(tensor, layout)
+    if view.ndim != 3 or view.shape[1] != 1 or view.shape[2] < 2:
+        raise ValueError(
+            "`tensor` must have shape (frame_length, 1, fft_length // 2 + 1) in Keras' layout, with at least two "
+            f"frequencies; got {tuple(view.shape)}."
+        )
+    frame, _, frequencies = view.shape
+    values = _window(window, frame, periodic)  # refuses a wrong window on meta tensors too
+    if tensor.device.type == "meta":
+        return tensor
+    cycle = 2 * (frequencies - 1)
+    # t*k modulo the cycle, in integers: the angle is exact however long the frame is.
+    turns = torch.outer(torch.arange(frame), torch.arange(frequencies)).remainder_(cycle)
+    angle = turns.to(torch.float64) * (-2 * math.pi / cycle)
+    kernel = angle.cos_() if side == "real" else angle.sin_()
+    if values is not None:
+        scale = {None: 1.0, "density": values.square().sum().sqrt(), "spectrum": values.abs().sum()}[scaling]
+        kernel = kernel * values[:, None] / scale
+    with torch.no_grad():
+        view.copy_(kernel[:, None, :])
+    return tensor
+
+
+def _window(window: Any, length: int, periodic: bool) -> Tensor | None:
+    """The window's values in float64 on the CPU."""
+    if window is None:
+        return None
+    if isinstance(window, str):
+        if window not in _WINDOWS:
+            hint = _checks.near(window, _WINDOWS)
+            raise ValueError(
+                f"`window` must be one of {', '.join(_WINDOWS)}, None or a vector of values, got {window!r}.{hint} "
+                "Any other window of SciPy's goes in as scipy.signal.get_window(name, length)."
+            )
+        if window == "boxcar":
+            return torch.ones(length, dtype=torch.float64)
+        make = getattr(torch.signal.windows, window)
+        values: Tensor = make(length, sym=not periodic, dtype=torch.float64, device="cpu")
+        return values
+    values = torch.as_tensor(window, dtype=torch.float64, device="cpu")
+    if values.shape != (length,):
+        raise ValueError(f"`window` must be a vector of frame_length={length} values, got shape {tuple(values.shape)}.")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("`window` must hold finite values.")
+    return values

@@ -1,0 +1,149 @@
+"""What there is to initialize in a model: its parameters and buffers, who owns them, and what Keras calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from torch_kinit._layouts import Options, Variable, layout_of
+
+
+@dataclass
+class Claim:
+    """One name under which a model holds a tensor.
+
+    `modules` are those a rule may match it by, with their paths: the owner of its layout first, then the module
+    that holds it, where a layer has handed a child's tensor to its parent.
+    """
+
+    name: str
+    variable: Variable | None
+    modules: list[tuple[str, nn.Module]]
+    main: bool
+    buffer: bool = False
+
+    @property
+    def layer(self) -> str:
+        """The owner's class name."""
+        return type(self.modules[0][1]).__name__
+
+    @property
+    def role(self) -> str | None:
+        """What Keras calls it; None for a parameter of no known layout."""
+        return self.variable.role if self.variable else None
+
+
+@dataclass
+class Target:
+    """A tensor to initialize and all the claims to it; the first one decides how it is drawn."""
+
+    tensor: Tensor
+    claims: list[Claim] = field(default_factory=list)
+    kind: str = "parameter"
+    parametrized: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name under which its first owner holds it."""
+        return self.claims[0].name
+
+    def claim(self, name: str) -> Claim:
+        """The claim under this name."""
+        return next(claim for claim in self.claims if claim.name == name)
+
+
+def targets(model: nn.Module, options: Options) -> list[Target]:
+    """All parameters of `model`, and the buffers Keras has a name for, in the order of its modules."""
+    _refuse_lazy(model)
+    found: dict[int, Target] = {}
+    by_name: dict[str, Claim] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        variables = layout_of(module, options)
+        for variable in variables:
+            _claim(found, by_name, path, module, variable, main=variable.role == variables[0].role)
+        for name, parameter in module.named_parameters(recurse=False):
+            full = _join(path, name)
+            if full in by_name:
+                if all(m is not module for _, m in by_name[full].modules):
+                    by_name[full].modules.append((path, module))
+            elif not (isinstance(module, parametrize.ParametrizationList) and name.startswith("original")):
+                by_name[full] = claim = Claim(full, None, [(path, module)], main=True)
+                found.setdefault(id(parameter), Target(parameter)).claims.append(claim)
+    return list(found.values())
+
+
+def _claim(
+    found: dict[int, Target], by_name: dict[str, Claim], path: str, module: nn.Module, variable: Variable, main: bool
+) -> None:
+    """Enter one variable of a module's layout, unless the module goes without it or a parent has entered it."""
+    name = _join(path, variable.tensor)
+    if name in by_name:
+        if all(m is not module for _, m in by_name[name].modules):
+            by_name[name].modules.append((path, module))
+        return
+    holder, attribute = holder_of(module, variable.tensor)
+    if not hasattr(type(holder), attribute) and not hasattr(holder, attribute):
+        raise ValueError(f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
+                         f"{path or 'the model'} lacks.")
+    if parametrize.is_parametrized(holder, attribute):
+        key, target = id(holder.parametrizations[attribute]), Target(_parametrized_value(holder, attribute))  # type: ignore[index]
+        target.parametrized = True
+    elif holder._parameters.get(attribute) is not None:
+        key, target = id(holder._parameters[attribute]), Target(getattr(holder, attribute))
+    elif holder._buffers.get(attribute) is not None:
+        key, target = id(holder._buffers[attribute]), Target(getattr(holder, attribute), kind="buffer")
+    else:  # None, or no parameter of the module's own (the old torch.nn.utils.weight_norm keeps a plain tensor)
+        return
+    by_name[name] = claim = Claim(name, variable, [(path, module)], main, target.kind == "buffer")
+    found.setdefault(key, target).claims.append(claim)
+
+
+def holder_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that holds the tensor of this name, and its attribute there."""
+    path, _, attribute = name.rpartition(".")
+    return module.get_submodule(path), attribute
+
+
+def _parametrized_value(holder: nn.Module, attribute: str) -> Tensor:
+    """The value a parametrization gives, computed in eval mode so that none (spectral_norm's) changes its state."""
+    chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
+    modes = [(m, m.training) for m in chain.modules()]
+    try:
+        chain.eval()
+        with torch.no_grad():
+            value: Tensor = chain()
+    finally:
+        for module, training in modes:
+            module.training = training
+    return value
+
+
+def unsettable(target: Target, model: nn.Module) -> str | None:
+    """The class name of the parametrization that keeps the target from being set, if one does."""
+    holder, attribute = holder_of(model, target.name)
+    for step in holder.parametrizations[attribute]:  # type: ignore[index,union-attr]
+        if not hasattr(step, "right_inverse"):
+            return type(step).__name__
+    return None
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = [name for name, tensor in _tensors(model) if isinstance(tensor, nn.parameter.UninitializedTensorMixin)]
+    if lazy:
+        raise ValueError(
+            f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: run one forward pass first."
+        )
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

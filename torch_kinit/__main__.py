@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (_UsageError, ValueError, TypeError) as error:
         print(f"torch_kinit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        sys.stdout = None  # type: ignore[assignment]
     return 0
 
 

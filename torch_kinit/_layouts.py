@@ -220,10 +220,13 @@ def _embedding(m: nn.Embedding, options: Options) -> Sequence[Variable]:
 
 
 def _normalization(m: nn.Module, options: Options) -> Sequence[Variable]:
+    return Variable("gamma", "weight", "keras"), Variable("beta", "bias", "keras")
+
+
+def _normalization_with_statistics(m: nn.Module, options: Options) -> Sequence[Variable]:
     # num_batches_tracked is torch's own counter; it restarts with the statistics it counts for.
     return (
-        Variable("gamma", "weight", "keras"),
-        Variable("beta", "bias", "keras"),
+        *_normalization(m, options),
         Variable("moving_mean", "running_mean"),
         Variable("moving_variance", "running_var"),
         Variable("num_batches_tracked", "num_batches_tracked"),
@@ -243,13 +246,11 @@ _LAYOUTS.update({
     **dict.fromkeys((nn.RNNCell, nn.LSTMCell, nn.GRUCell), _recurrent),
     nn.MultiheadAttention: _attention,
     **dict.fromkeys((nn.Embedding, nn.EmbeddingBag), _embedding),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm), _normalization),
     **dict.fromkeys(
-        (
-            *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-            *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-            *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
-        ),
-        _normalization,
+        (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+        + (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        _normalization_with_statistics,
     ),
     nn.PReLU: _prelu,
 })

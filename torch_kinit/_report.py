@@ -67,7 +67,9 @@ def as_text(header: list[str], rows: list[list[str]], width: int | None = None) 
     width = shutil.get_terminal_size((120, 24)).columns if width is None else width
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 1:
-        widths[widths.index(max(widths))] -= 1
+        others = widths[1:]  # the names give way last
+        widest = 1 + others.index(max(others)) if max(others) > 12 else widths.index(max(widths))
+        widths[widest] -= 1
     lines = ["  ".join(_fit(cell, w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
     rule = "  ".join("-" * w for w in widths)
     return "\n".join(line[:width] for line in [lines[0], rule, *lines[1:]])

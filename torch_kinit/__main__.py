@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"torch_kinit: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     return 0
 
 
@@ -59,10 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=what, description=what, epilog=_RULES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:Transformer")
-        command.add_argument("--rules", metavar="FILE", type=Path, help="rules to add to Keras' defaults, .json or .toml")
+        command.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:GRU")
+        command.add_argument(
+            "--rules", metavar="FILE", type=Path, help="rules on top of Keras' defaults, .json or .toml"
+        )
         command.add_argument("--seed", type=int, default=None, help="seed of a torch.Generator on the CPU")
-        command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory")
+        command.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory"
+        )
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

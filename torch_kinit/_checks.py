@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 
 def near(name: str, accepted: Iterable[str]) -> str:
@@ -41,7 +42,9 @@ def spread(name: str, value: object) -> float:
     return as_float
 
 
-def interval(low_name: str, low: object, high_name: str, high: object, *, infinite: bool = False) -> tuple[float, float]:
+def interval(
+    low_name: str, low: object, high_name: str, high: object, *, infinite: bool = False
+) -> tuple[float, float]:
     """`low` and `high` as floats with low < high."""
     a, b = number(low_name, low, infinite=infinite), number(high_name, high, infinite=infinite)
     if not a < b:
@@ -53,7 +56,7 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
     """`value` if it is a tensor that an initializer can fill in place."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
-    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+    if isinstance(value, UninitializedTensorMixin):
         raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
     if hasattr(value, "device_mesh"):
         raise TypeError(f"`{name}` is a DTensor, which torch fills wrongly; initialize before sharding it.")
@@ -72,8 +75,13 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
 
 def _overlaps(value: torch.Tensor) -> bool:
     """Whether two indices may share memory: a stride smaller than what the finer dimensions span."""
+    if value.is_contiguous():
+        return False
+    strides = list(zip(value.stride(), value.shape, strict=True))
+    if torch.compiler.is_compiling():  # which cannot sort symbolic strides
+        return any(stride == 0 and size > 1 for stride, size in strides)
     span = 1
-    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
+    for stride, size in sorted(strides):
         if size == 0:
             return False
         if size > 1:

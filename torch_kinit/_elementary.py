@@ -59,7 +59,10 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
             raise ValueError(f"`value` {value!r} does not fit in {tensor.dtype}.")
         with torch.no_grad():
             return tensor.fill_(value)
-    values = torch.as_tensor(value)
+    try:
+        values = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
     view = keras_view(tensor, layout)
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")

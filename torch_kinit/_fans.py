@@ -28,7 +28,7 @@ def fans(tensor_or_shape: Any, layout: str = "torch") -> tuple[int, int]:
     Example:
         >>> fans((8, 4, 3, 5)), fans((3, 5, 4, 8), layout="keras")      # a Conv2d from 4 to 8 channels, kernel 3x5
         ((60, 120), (60, 120))
-        >>> fans(torch.empty(10)), fans(())
+        >>> fans((10,)), fans(())
         ((10, 10), (1, 1))
 
     Source: `compute_fans` in keras/src/initializers/random_initializers.py, Keras 3.15.

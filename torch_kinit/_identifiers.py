@@ -1,23 +1,19 @@
-"""Keras names and configs to initializers and back: `get`, `serialize`, and the recipe that plans keep."""
+"""Keras names and configs to initializers and back: `get` and `serialize`."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from torch_kinit import _checks
 from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
-
-Initializer = Callable[..., Any]
+from torch_kinit._recipes import PARAMETERS, Initializer, Recipe, array_, is_array
 
 
 class _Keras(NamedTuple):
@@ -27,7 +23,11 @@ class _Keras(NamedTuple):
     class_name: str
     names: tuple[str, ...]
     config: dict[str, str]
-    random: bool = False
+
+    @property
+    def random(self) -> bool:
+        """Whether Keras' class has a seed."""
+        return "generator" in PARAMETERS[self.function]
 
 
 _SCALED = {"scale": "scale", "mode": "mode", "distribution": "distribution"}
@@ -36,151 +36,34 @@ _KERAS = [
     _Keras(elementary.zeros_, "Zeros", ("zeros", "zero"), {}),
     _Keras(elementary.ones_, "Ones", ("ones", "one"), {}),
     _Keras(elementary.constant_, "Constant", ("constant",), {"value": "value"}),
-    _Keras(elementary.random_normal_, "RandomNormal", ("random_normal", "normal"),
-           {"mean": "mean", "stddev": "std"}, True),
-    _Keras(elementary.trunc_normal_, "TruncatedNormal", ("truncated_normal", "trunc_normal"),
-           {"mean": "mean", "stddev": "std"}, True),
-    _Keras(elementary.random_uniform_, "RandomUniform", ("random_uniform", "uniform"),
-           {"minval": "low", "maxval": "high"}, True),
-    _Keras(scaled.variance_scaling_, "VarianceScaling", ("variance_scaling",), _SCALED, True),
-    _Keras(scaled.glorot_uniform_, "GlorotUniform", ("glorot_uniform",), {}, True),
-    _Keras(scaled.glorot_normal_, "GlorotNormal", ("glorot_normal",), {}, True),
-    _Keras(scaled.lecun_normal_, "LecunNormal", ("lecun_normal",), {}, True),
-    _Keras(scaled.lecun_uniform_, "LecunUniform", ("lecun_uniform",), {}, True),
-    _Keras(scaled.he_normal_, "HeNormal", ("he_normal",), {}, True),
-    _Keras(scaled.he_uniform_, "HeUniform", ("he_uniform",), {}, True),
-    _Keras(structured.orthogonal_, "Orthogonal", ("orthogonal", "OrthogonalInitializer"), {"gain": "gain"}, True),
+    _Keras(
+        elementary.random_normal_, "RandomNormal", ("random_normal", "normal"), {"mean": "mean", "stddev": "std"}
+    ),
+    _Keras(
+        elementary.trunc_normal_,
+        "TruncatedNormal",
+        ("truncated_normal", "trunc_normal"),
+        {"mean": "mean", "stddev": "std"},
+    ),
+    _Keras(
+        elementary.random_uniform_,
+        "RandomUniform",
+        ("random_uniform", "uniform"),
+        {"minval": "low", "maxval": "high"},
+    ),
+    _Keras(scaled.variance_scaling_, "VarianceScaling", ("variance_scaling",), _SCALED),
+    _Keras(scaled.glorot_uniform_, "GlorotUniform", ("glorot_uniform",), {}),
+    _Keras(scaled.glorot_normal_, "GlorotNormal", ("glorot_normal",), {}),
+    _Keras(scaled.lecun_normal_, "LecunNormal", ("lecun_normal",), {}),
+    _Keras(scaled.lecun_uniform_, "LecunUniform", ("lecun_uniform",), {}),
+    _Keras(scaled.he_normal_, "HeNormal", ("he_normal",), {}),
+    _Keras(scaled.he_uniform_, "HeUniform", ("he_uniform",), {}),
+    _Keras(structured.orthogonal_, "Orthogonal", ("orthogonal", "OrthogonalInitializer"), {"gain": "gain"}),
     _Keras(structured.identity_, "Identity", ("identity", "IdentityInitializer"), {"gain": "gain"}),
     _Keras(structured.stft_, "STFT", ("stft", "STFTInitializer"), _STFT),
 ]
 _BY_NAME = {name: row for row in _KERAS for name in (row.class_name, *row.names)}
 _BY_FUNCTION = {row.function: row for row in _KERAS}
-
-
-def array_(tensor: Tensor, value: Any, *, layout: str = "torch") -> Tensor:
-    """Fill `tensor` with an array of exactly its shape (in Keras' layout, if `layout` says so)."""
-    shape = tuple(torch.as_tensor(value).shape)
-    view = elementary.keras_view(_checks.tensor(tensor), layout)
-    wanted = tuple(tensor.shape) if layout == "torch" else tuple(view.shape)
-    if shape != wanted:
-        where = "the parameter's" if layout == "torch" else "Keras' variable's"
-        raise ValueError(f"the array has shape {shape}, {where} is {wanted}.")
-    return elementary.constant_(tensor, value, layout="keras")
-
-
-_OURS: dict[str, Initializer] = {
-    function.__name__: function for function in (*_BY_FUNCTION, elementary.unit_forget_bias_, array_)
-}
-# The arguments of each, with their defaults.
-_PARAMETERS = {
-    function: {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "tensor"}
-    for function in _OURS.values()
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """An initializer and the arguments it gets: what a plan keeps, compares, prints and writes to JSON."""
-
-    function: Initializer
-    arguments: Mapping[str, Any]
-
-    @property
-    def ours(self) -> bool:
-        """Whether the function is one of this package's."""
-        return _OURS.get(getattr(self.function, "__name__", "")) is self.function
-
-    @property
-    def settled(self) -> dict[str, Any]:
-        """All arguments of a function of ours: those given, and the defaults of the others."""
-        return {**_PARAMETERS[self.function], **self.arguments}
-
-    def accepts(self, argument: str) -> bool:
-        """Whether the function takes an argument of this name."""
-        if self.ours:
-            return argument in _PARAMETERS[self.function]
-        try:
-            return argument in inspect.signature(self.function).parameters
-        except (TypeError, ValueError):  # some builtins have no signature
-            return False
-
-    def __call__(self, tensor: Tensor, **context: Any) -> None:
-        """Fill `tensor`; of the context (layout, fans, generator) pass what is accepted and not settled yet."""
-        passed = {k: v for k, v in context.items() if v is not None and self.accepts(k)}
-        self.function(tensor, **{**passed, **self.arguments})
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; only this package's functions with plain arguments can be written."""
-        if not self.ours:
-            raise ValueError(
-                f"{self} cannot be written to JSON: only this package's initializers can. "
-                "Use one of them, or build the plan anew where you need it."
-            )
-        return {"name": self.function.__name__, "arguments": {k: _plain(v) for k, v in self.arguments.items()}}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_dict` wrote."""
-        name = data["name"]
-        if name not in _OURS:
-            raise ValueError(f"Unknown initializer {name!r}.{_checks.near(name, _OURS)}")
-        return cls(_OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
-
-    def __str__(self) -> str:
-        name = getattr(self.function, "__qualname__", None) or type(self.function).__name__
-        shown = [f"{k}={_short(v)}" for k, v in self.arguments.items()]
-        if self.ours:
-            name = name.rstrip("_")
-            if self.function in (elementary.constant_, array_):
-                shown = [_short(self.arguments.get("value", 0.0))]
-        else:
-            name = f"{getattr(self.function, '__module__', '?')}.{name}"
-        return f"{name}({', '.join(shown)})" if shown else name
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Recipe):
-            return NotImplemented
-        if self.function is not other.function or self.arguments.keys() != other.arguments.keys():
-            return False
-        return all(_same(v, other.arguments[k]) for k, v in self.arguments.items())
-
-    def __hash__(self) -> int:
-        return hash((self.function, frozenset(self.arguments)))
-
-
-def _same(a: Any, b: Any) -> bool:
-    if _is_array(a) and _is_array(b):
-        return bool(torch.equal(torch.as_tensor(a), torch.as_tensor(b)))
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return not _is_array(a) and not _is_array(b) and bool(a == b)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "tolist")
-
-
-def _short(value: Any) -> str:
-    if _is_array(value) and tuple(value.shape):
-        return f"array of shape {tuple(value.shape)}"
-    return f"{value:g}" if isinstance(value, float) else repr(value)
-
-
-def _plain(value: Any) -> Any:
-    if _is_array(value):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return {"array": value.tolist(), "dtype": dtype}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
-
-
-def _unplain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return torch.tensor(value["array"], dtype=getattr(torch, value["dtype"]))
-    return tuple(_unplain(v) for v in value) if isinstance(value, list) else value
 
 
 def recipe(identifier: Any) -> Recipe:
@@ -193,7 +76,7 @@ def recipe(identifier: Any) -> Recipe:
         return _from_config(identifier)
     if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
         return Recipe(elementary.constant_, {"value": _checks.number("value", identifier)})
-    if _is_array(identifier):
+    if is_array(identifier):
         return Recipe(array_, {"value": identifier})
     if isinstance(identifier, type) and hasattr(identifier, "get_config"):
         identifier = identifier()
@@ -205,7 +88,7 @@ def recipe(identifier: Any) -> Recipe:
     if isinstance(identifier, functools.partial):
         if identifier.args:
             raise ValueError(f"An initializer's arguments go in by name, got {identifier!r}.")
-        known = _PARAMETERS.get(identifier.func)
+        known = PARAMETERS.get(identifier.func)
         unknown = [k for k in identifier.keywords if known is not None and k not in known]
         if known is not None and unknown:
             raise TypeError(
@@ -263,7 +146,7 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
     return Recipe(row.function, arguments)
 
 
-_FANNED = {function for function, names in _PARAMETERS.items() if "fans" in names}
+_FANNED = {function for function, names in PARAMETERS.items() if "fans" in names}
 
 
 def _read(value: Any) -> Any:
@@ -333,15 +216,17 @@ def serialize(initializer: Any) -> dict[str, Any]:
         axes = arguments.pop("fans") or (None, None)
         if any(isinstance(a, int) for a in axes):
             raise ValueError(f"Keras cannot express `fans`={axes!r}; it has axes, such as fans=((0,), (1, 2)).")
-        config |= {name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)}
+        config |= {
+            name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)
+        }
     for name, value in arguments.items():
-        if name != "layout" and value != _PARAMETERS[found.function][name]:
+        if name != "layout" and value != PARAMETERS[found.function][name]:
             raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
     return {"module": "keras.initializers", "class_name": row.class_name, "config": config, "registered_name": None}
 
 
 def _written(value: Any) -> Any:
-    if _is_array(value):
+    if is_array(value):
         value = torch.as_tensor(value)
         dtype = str(value.dtype).removeprefix("torch.")
         return {"class_name": "__numpy__", "config": {"value": value.tolist(), "dtype": dtype}}

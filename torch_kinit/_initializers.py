@@ -128,9 +128,7 @@ def lecun_normal_(
 
     Source: `keras.initializers.LecunNormal`; LeCun et al., "Efficient BackProp", 1998.
     """
-    return variance_scaling_(
-        tensor, 1.0, "fan_in", "truncated_normal", fans=fans, layout=layout, generator=generator
-    )
+    return variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal", fans=fans, layout=layout, generator=generator)
 
 
 def lecun_uniform_(
@@ -150,9 +148,7 @@ def lecun_uniform_(
 
     Source: `keras.initializers.LecunUniform`; LeCun et al., "Efficient BackProp", 1998.
     """
-    return variance_scaling_(
-        tensor, 1.0, "fan_in", "uniform", fans=fans, layout=layout, generator=generator
-    )
+    return variance_scaling_(tensor, 1.0, "fan_in", "uniform", fans=fans, layout=layout, generator=generator)
 
 
 def glorot_normal_(
@@ -174,9 +170,7 @@ def glorot_normal_(
     Source: `keras.initializers.GlorotNormal`; Glorot and Bengio, "Understanding the difficulty of training deep
     feedforward neural networks", 2010.
     """
-    return variance_scaling_(
-        tensor, 1.0, "fan_avg", "truncated_normal", fans=fans, layout=layout, generator=generator
-    )
+    return variance_scaling_(tensor, 1.0, "fan_avg", "truncated_normal", fans=fans, layout=layout, generator=generator)
 
 
 def glorot_uniform_(
@@ -197,9 +191,7 @@ def glorot_uniform_(
     Source: `keras.initializers.GlorotUniform`; Glorot and Bengio, "Understanding the difficulty of training deep
     feedforward neural networks", 2010.
     """
-    return variance_scaling_(
-        tensor, 1.0, "fan_avg", "uniform", fans=fans, layout=layout, generator=generator
-    )
+    return variance_scaling_(tensor, 1.0, "fan_avg", "uniform", fans=fans, layout=layout, generator=generator)
 
 
 def he_normal_(
@@ -220,9 +212,7 @@ def he_normal_(
 
     Source: `keras.initializers.HeNormal`; He et al., "Delving Deep into Rectifiers", 2015.
     """
-    return variance_scaling_(
-        tensor, 2.0, "fan_in", "truncated_normal", fans=fans, layout=layout, generator=generator
-    )
+    return variance_scaling_(tensor, 2.0, "fan_in", "truncated_normal", fans=fans, layout=layout, generator=generator)
 
 
 def he_uniform_(
@@ -242,6 +232,4 @@ def he_uniform_(
 
     Source: `keras.initializers.HeUniform`; He et al., "Delving Deep into Rectifiers", 2015.
     """
-    return variance_scaling_(
-        tensor, 2.0, "fan_in", "uniform", fans=fans, layout=layout, generator=generator
-    )
+    return variance_scaling_(tensor, 2.0, "fan_in", "uniform", fans=fans, layout=layout, generator=generator)

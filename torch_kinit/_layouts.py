@@ -124,6 +124,10 @@ def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
     return ()
 
 
+def _split(tensor: Tensor, axis: int, sizes: tuple[int, int]) -> Tensor:
+    return torch.unflatten(tensor, axis, sizes)
+
+
 _BIAS = Variable("bias", "bias")
 
 
@@ -144,7 +148,7 @@ def _conv(m: nn.Conv2d, options: Options) -> Sequence[Variable]:
         channels = m.in_channels
 
         def depthwise(w: Tensor) -> Tensor:  # (channels * multiplier, 1, *k) to (*k, channels, multiplier)
-            split = w.squeeze(1).unflatten(0, (channels, -1))
+            split = _split(w.squeeze(1), 0, (channels, -1))
             return split.permute(*range(2, split.ndim), 0, 1)
 
         return Variable("depthwise_kernel", "weight", depthwise), _BIAS
@@ -192,7 +196,7 @@ def _attention(m: nn.MultiheadAttention, options: Options) -> Sequence[Variable]
 
     def kernel(name: str, inputs: int, blocks: int = 1) -> Variable:
         fans = None if by_shape else (inputs, width)
-        return Variable("kernel", name, lambda w: w.t().unflatten(1, heads), fans, blocks)
+        return Variable("kernel", name, lambda w: _split(w.t(), 1, heads), fans, blocks)
 
     if m.in_proj_weight is not None:
         kernels = [kernel("in_proj_weight", width, blocks=3)]
@@ -203,11 +207,11 @@ def _attention(m: nn.MultiheadAttention, options: Options) -> Sequence[Variable]
             kernel("v_proj_weight", m.vdim or width),
         ]
     output = Variable(
-        "kernel", "out_proj.weight", lambda w: w.t().unflatten(0, heads), None if by_shape else (width, width)
+        "kernel", "out_proj.weight", lambda w: _split(w.t(), 0, heads), None if by_shape else (width, width)
     )
     return [
         *kernels,
-        Variable("bias", "in_proj_bias", lambda b: b.unflatten(0, heads), blocks=3),
+        Variable("bias", "in_proj_bias", lambda b: _split(b, 0, heads), blocks=3),
         output,
         Variable("bias", "out_proj.bias"),
         # Learned extra key and value, torch's own; (1, 1, width), which torch reads as a width-to-width matrix.
@@ -237,7 +241,7 @@ def _prelu(m: nn.PReLU, options: Options) -> Sequence[Variable]:
     return (Variable("alpha", "weight"),)
 
 
-_LAYOUTS.update({
+_BUILT_IN: dict[type[nn.Module], Layout] = {
     nn.Linear: _linear,
     nn.Bilinear: _bilinear,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
@@ -248,9 +252,12 @@ _LAYOUTS.update({
     **dict.fromkeys((nn.Embedding, nn.EmbeddingBag), _embedding),
     **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm), _normalization),
     **dict.fromkeys(
-        (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-        + (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        (
+            *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+            *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        ),
         _normalization_with_statistics,
     ),
     nn.PReLU: _prelu,
-})
+}
+_LAYOUTS.update(_BUILT_IN)

@@ -148,8 +148,9 @@ def plan(
         rules: a dict from what to match to what to do; the last entry that matches wins, role by role.
             A key is a module class (isinstance); a glob over a parameter's qualified name or its module's path; or
             a compiled regex over the same, matching in full. A value is anything `get` takes: a Keras name or config,
-            a function that fills a tensor, a number, an array; or `skip`; or a dict from roles (kernel, recurrent_kernel,
-            depthwise_kernel, embeddings, bias, gamma, beta, alpha, moving_mean, moving_variance) to such values.
+            a function that fills a tensor, a number, an array; or `skip`; or a dict from roles (kernel,
+            recurrent_kernel, depthwise_kernel, embeddings, bias, gamma, beta, alpha, moving_mean, moving_variance)
+            to such values.
             A value by itself sets the parameter that is named or, for a class or a module's path, the layer's main
             weight; `skip` leaves the whole layer alone. Functions of this package see each variable in Keras' layout
             (unless a functools.partial says `layout="torch"`), all others the torch parameter. An array has the
@@ -211,7 +212,8 @@ def apply(
     Example:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-        >>> done = apply(model, {nn.Linear: "he_normal", "2": {"bias": 0.5}}, generator=torch.Generator().manual_seed(0))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> done = apply(model, {nn.Linear: "he_normal", "2": {"bias": 0.5}}, generator=g)
         >>> model[2].bias
         Parameter containing:
         tensor([0.5000, 0.5000], requires_grad=True)

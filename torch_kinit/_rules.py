@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from torch_kinit import _checks
-from torch_kinit._identifiers import Recipe, recipe
+from torch_kinit._identifiers import recipe
+from torch_kinit._recipes import Recipe
 from torch_kinit._targets import Claim
 
 # Keras' initializer for each role, where a layer does not have its own (an LSTM's bias has: unit_forget_bias).
@@ -132,7 +133,9 @@ def _parse_rule(key: Any, value: Any) -> Rule:
     if isinstance(value, Mapping) and "class_name" not in value:
         if not value:
             raise ValueError(f"Rule {label} is an empty dict; to leave parameters alone write kinit.skip.")
-        return Rule(key, label, None, {_role(label, role): _value(f"{label}[{role!r}]", v) for role, v in value.items()})
+        return Rule(
+            key, label, None, {_role(label, role): _value(f"{label}[{role!r}]", v) for role, v in value.items()}
+        )
     return Rule(key, label, _value(label, value), {})
 
 
@@ -150,7 +153,9 @@ def _value(label: str, value: Any) -> Value:
     if isinstance(value, Skip) or (isinstance(value, str) and value == "skip"):
         return skip
     if value is None:
-        raise ValueError(f"Rule {label}: None is no initializer; write 'glorot_uniform' (what Keras takes it for) or kinit.skip.")
+        raise ValueError(
+            f"Rule {label}: None is no initializer; write 'glorot_uniform' (what Keras takes it for) or kinit.skip."
+        )
     try:
         return recipe(value)
     except (TypeError, ValueError) as error:
@@ -164,7 +169,8 @@ def refuse_unused(rules: Iterable[Rule], claims: Iterable[Claim], model: nn.Modu
         if not rule.matched:
             problems.append(f"{rule.label} matches nothing.{_hint(rule.key, claims, model)}")
         problems += [
-            f"{rule.label} speaks of {role!r}, which what it matches lacks; it has {', '.join(sorted(rule.roles_seen)) or 'no roles'}."
+            f"{rule.label} speaks of {role!r}, which what it matches lacks; "
+            f"it has {', '.join(sorted(rule.roles_seen)) or 'no roles'}."
             f"{_checks.near(role, rule.roles_seen)}"
             for role in rule.roles
             if rule.matched and role not in rule.roles_used

@@ -23,7 +23,7 @@ import torch
 # uniform_: chunks of 2**16 cost 4.2 times, 2**18 3.4, 2**21 1.7, the whole 1.4.
 _CACHE_CHUNK = 1 << 16
 _SCRATCH_CHUNK = 1 << 21  # 8 MiB of float32
-_TAIL_CHUNK = 1 << 19  # a normal's tail keeps five scratch buffers, 10 MiB of float32
+_TAIL_CHUNK = 1 << 18  # a normal's tail keeps five scratch buffers, 10 MiB of float64
 # From this many standard deviations on, an interval is a tail: erf is so near 1 there that erfinv would have
 # only a few million float32 arguments left (5.3 M at 1, 0.8 M at 2, a thousand at 4).
 _TAIL = 1.0
@@ -35,10 +35,18 @@ _Law = Callable[[torch.Tensor, torch.Generator | None], object]
 
 def uniform_(tensor: torch.Tensor, low: float, high: float, generator: torch.Generator | None) -> torch.Tensor:
     """Fill `tensor` from U[low, high]."""
-    first, last = _representable(low, high, tensor.dtype)
-    if last - first > torch.finfo(_work_dtype(tensor.dtype)).max:
-        raise ValueError(f"`low`={low!r} and `high`={high!r} are further apart than {tensor.dtype} can express.")
-    return _fill(tensor, lambda out, g: out.uniform_(first, last, generator=g), generator)
+    work = _work_dtype(tensor.dtype)
+    bounds = _representable(low, high, tensor.dtype)
+    first, last = _representable(low, high, work)
+    if last - first > torch.finfo(work).max:
+        raise ValueError(f"`low`={low!r} and `high`={high!r} are further apart than {work} can express.")
+
+    def law(out: torch.Tensor, generator: torch.Generator | None) -> None:
+        out.uniform_(first, last, generator=generator)
+        if tensor.dtype != work:
+            _clamp_(out, bounds)
+
+    return _fill(tensor, law, generator)
 
 
 def normal_(tensor: torch.Tensor, mean: float, std: float, generator: torch.Generator | None) -> torch.Tensor:
@@ -73,7 +81,7 @@ def _central(mean: float, std: float, lower: float, upper: float, bounds: tuple[
         out.erfinv_().mul_(std * math.sqrt(2))
         if mean != 0:
             out.add_(mean)
-        torch.nn.functional.hardtanh_(out, *bounds)
+        _clamp_(out, bounds)
 
     return law
 
@@ -103,7 +111,7 @@ def _tail(mean: float, std: float, lower: float, upper: float, bounds: tuple[flo
             short = exponential - d * (d / 2 + lower) + (here / mills).log_()
             d.add_(short.mul_(here))
         out.copy_(d).mul_(std).add_(mean + std * lower)
-        torch.nn.functional.hardtanh_(out, *bounds)
+        _clamp_(out, bounds)
 
     return law
 
@@ -118,6 +126,10 @@ def mills_ratio(x: float) -> float:
         term *= -(2 * k - 1) / (x * x)
         total += term
     return total
+
+
+def _clamp_(out: torch.Tensor, bounds: tuple[float, float]) -> None:
+    torch.nn.functional.hardtanh_(out, *bounds)  # clamp_, but vmap has a rule for it
 
 
 def _below_one(dtype: torch.dtype) -> float:
@@ -162,9 +174,7 @@ def _work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _fill(
-    tensor: torch.Tensor, law: _Law, generator: torch.Generator | None, chunk: int | None = None
-) -> torch.Tensor:
+def _fill(tensor: torch.Tensor, law: _Law, generator: torch.Generator | None, chunk: int | None = None) -> torch.Tensor:
     """Run `law` over `tensor`: in place where dtype and device allow it, else through a scratch buffer."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return tensor
@@ -193,8 +203,8 @@ def _pieces(tensor: torch.Tensor, limit: int) -> Iterator[torch.Tensor]:
         return
     tensor = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
     if tensor.is_contiguous():
-        yield from tensor.view(-1).split(limit)
+        yield from torch.split(tensor.view(-1), limit)
         return
     longest = max(range(tensor.ndim), key=lambda d: tensor.shape[d])
-    for half in tensor.split((tensor.shape[longest] + 1) // 2, dim=longest):
+    for half in torch.split(tensor, (tensor.shape[longest] + 1) // 2, dim=longest):
         yield from _pieces(half, limit)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from torch_kinit import _checks
 from torch_kinit._fans import fans_of
-from torch_kinit._identifiers import Recipe, recipe
+from torch_kinit._identifiers import recipe
 from torch_kinit._initializers import resolve_fans
 from torch_kinit._layouts import Variable
 from torch_kinit._moments import Moments, moments
+from torch_kinit._recipes import Recipe
 from torch_kinit._rules import KERAS_DEFAULTS, Rule, Skip, TiedParameterError, UncoveredParameterError, Value
 from torch_kinit._targets import Claim, Target, holder_of, unsettable
 
@@ -118,20 +119,22 @@ def refuse_uncovered(found: list[Target], decisions: list[list[Decision]]) -> No
     if not bare:
         return
     lines = [f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}{_old_norm_hint(t)}" for t in bare]
+    example = repr(bare[0].name)
     raise UncoveredParameterError(
-        "\n".join([
-            "Neither Keras nor a rule says how to initialize:",
-            *lines,
-            "Add a rule for each, such as "
-            f"{{{bare[0].name!r}: 'zeros'}} or {{{bare[0].name!r}: kinit.skip}}; register_layout teaches a whole class; "
-            "on_uncovered='keep' leaves them all as they are.",
-        ])
+        "\n".join(
+            [
+                "Neither Keras nor a rule says how to initialize:",
+                *lines,
+                f"Add a rule for each, such as {{{example}: 'zeros'}} or {{{example}: kinit.skip}}; register_layout "
+                "teaches a whole class; on_uncovered='keep' leaves them all as they are.",
+            ]
+        )
     )
 
 
 def _old_norm_hint(target: Target) -> str:
     if target.name.endswith(("_g", "_v", "_orig")) and target.claims[0].modules[0][1]._forward_pre_hooks:
-        return " (of the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations' are supported)"
+        return " (made by the old torch.nn.utils.weight_norm or spectral_norm; use torch.nn.utils.parametrizations')"
     return ""
 
 
@@ -153,8 +156,10 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
                 rehearsed[alike] = _rehearse(value, claim.variable, target)
             fans, law = rehearsed[alike]
             if target.parametrized and (blocking := unsettable(target, model)):
-                raise ValueError(f"its parametrization {blocking} has no right_inverse, so its value cannot be set; "
-                                 "skip it, or initialize what it is made from")
+                raise ValueError(
+                    f"its parametrization {blocking} has no right_inverse, so its value cannot be set; "
+                    "skip it, or initialize what it is made from"
+                )
         except (TypeError, ValueError) as error:
             raise type(error)(f"{claim.name} (rule {decision.rule}): {error}") from None
     return Step(
@@ -175,12 +180,13 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
 
 def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
     """The first owner's decision; owners that skip yield, and one who says something else is an error."""
-    for index, first in enumerate(decisions):
-        if first.value is not None and not isinstance(first.value, Skip):
-            break
-    else:
-        index = next((i for i, d in enumerate(decisions) if d.value is not None), 0)
+    speaking = [i for i, d in enumerate(decisions) if d.value is not None]
+    active = [i for i in speaking if not isinstance(decisions[i].value, Skip)]
+    if not active:
+        index = speaking[0] if speaking else 0
         return index, decisions[index]
+    index = active[0]
+    first = decisions[index]
     for claim, other in zip(target.claims, decisions, strict=True):
         if other.explicit and not isinstance(other.value, Skip) and other.value != first.value:
             owner = target.claims[index].name
@@ -197,7 +203,9 @@ def _whole(value: Recipe | None, variable: Variable | None) -> bool:
     return variable is None or value is None or not value.ours or "layout" in value.arguments
 
 
-def _rehearse(value: Recipe, variable: Variable | None, target: Target) -> tuple[tuple[int, int] | None, Moments | None]:
+def _rehearse(
+    value: Recipe, variable: Variable | None, target: Target
+) -> tuple[tuple[int, int] | None, Moments | None]:
     """Run `value` on a meta copy of the tensor, so that wrong arguments raise now; the fans and law it will have."""
     tensor = target.tensor
     if not tensor.dtype.is_floating_point and target.kind == "buffer":

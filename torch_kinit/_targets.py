@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.nn.utils import parametrize
 
 from torch_kinit._layouts import Options, Variable, layout_of
@@ -88,8 +89,10 @@ def _claim(
         return
     holder, attribute = holder_of(module, variable.tensor)
     if not hasattr(type(holder), attribute) and not hasattr(holder, attribute):
-        raise ValueError(f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
-                         f"{path or 'the model'} lacks.")
+        raise ValueError(
+            f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
+            f"{path or 'the model'} lacks."
+        )
     if parametrize.is_parametrized(holder, attribute):
         key, target = id(holder.parametrizations[attribute]), Target(_parametrized_value(holder, attribute))  # type: ignore[index]
         target.parametrized = True
@@ -126,17 +129,18 @@ def _parametrized_value(holder: nn.Module, attribute: str) -> Tensor:
 def unsettable(target: Target, model: nn.Module) -> str | None:
     """The class name of the parametrization that keeps the target from being set, if one does."""
     holder, attribute = holder_of(model, target.name)
-    for step in holder.parametrizations[attribute]:  # type: ignore[index,union-attr]
+    for step in holder.parametrizations[attribute]:  # type: ignore[index]
         if not hasattr(step, "right_inverse"):
             return type(step).__name__
     return None
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    lazy = [name for name, tensor in _tensors(model) if isinstance(tensor, nn.parameter.UninitializedTensorMixin)]
+    lazy = [name for name, tensor in _tensors(model) if isinstance(tensor, UninitializedTensorMixin)]
     if lazy:
         raise ValueError(
-            f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: run one forward pass first."
+            f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: "
+            "run one forward pass first."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Undo:
         tensors = [target.tensor]
         if target.parametrized:
             holder, attribute = holder_of(model, target.name)
-            chain = holder.parametrizations[attribute]  # type: ignore[index]
+            chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
             tensors = [*chain.parameters(), *chain.buffers()]
         self._tensors += [(tensor, tensor.detach().clone()) for tensor in tensors]
         device = target.tensor.device

@@ -3,6 +3,7 @@
 import os
 
 os.environ["KERAS_BACKEND"] = "torch"
+os.environ["COLUMNS"] = "120"  # the width of tables in doctests
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest

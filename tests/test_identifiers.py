@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras.src.initializers import ALL_OBJECTS_DICT
 
@@ -79,6 +79,7 @@ def test_a_name_that_keras_refuses_is_refused(name):
         kinit.get(name)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([n for n in CONCRETE if len(n) > 4]), st.data())
 def test_a_misspelt_name_is_answered_with_the_right_one(name, data):
     """A name with one letter changed is refused, and the name that was meant is among the near misses."""
@@ -151,6 +152,7 @@ def test_a_config_of_keras_comes_back_as_it_was(initializer):
 AXES = st.lists(st.integers(-3, 3), max_size=3)
 
 
+@settings(deadline=None)
 @given(
     scale=st.floats(1e-6, 1e6),
     mode=st.sampled_from(["fan_in", "fan_out", "fan_avg"]),

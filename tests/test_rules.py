@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from keras import layers as K  # noqa: N812
+from keras import layers as kl
 from torch import nn
 
 import torch_kinit as kinit
@@ -92,16 +92,16 @@ def test_bare_value_sets_the_main_weight(layer, names):
 
 
 ROLES = {  # role, its argument in Keras, the Keras layer that has it, a torch layer, the tensors that play it
-    "kernel": ("kernel_initializer", K.Dense, nn.Linear(4, 4), ["weight"]),
-    "recurrent_kernel": ("recurrent_initializer", K.GRU, nn.GRU(4, 4), ["weight_hh_l0"]),
-    "depthwise_kernel": ("depthwise_initializer", K.DepthwiseConv2D, nn.Conv2d(4, 8, 3, groups=4), ["weight"]),
-    "embeddings": ("embeddings_initializer", K.Embedding, nn.Embedding(4, 4), ["weight"]),
-    "bias": ("bias_initializer", K.GRU, nn.GRU(4, 4), ["bias_ih_l0", "bias_hh_l0"]),
-    "gamma": ("gamma_initializer", K.BatchNormalization, nn.BatchNorm1d(4), ["weight"]),
-    "beta": ("beta_initializer", K.BatchNormalization, nn.BatchNorm1d(4), ["bias"]),
-    "moving_mean": ("moving_mean_initializer", K.BatchNormalization, nn.BatchNorm1d(4), ["running_mean"]),
-    "moving_variance": ("moving_variance_initializer", K.BatchNormalization, nn.BatchNorm1d(4), ["running_var"]),
-    "alpha": ("alpha_initializer", K.PReLU, nn.PReLU(), ["weight"]),
+    "kernel": ("kernel_initializer", kl.Dense, nn.Linear(4, 4), ["weight"]),
+    "recurrent_kernel": ("recurrent_initializer", kl.GRU, nn.GRU(4, 4), ["weight_hh_l0"]),
+    "depthwise_kernel": ("depthwise_initializer", kl.DepthwiseConv2D, nn.Conv2d(4, 8, 3, groups=4), ["weight"]),
+    "embeddings": ("embeddings_initializer", kl.Embedding, nn.Embedding(4, 4), ["weight"]),
+    "bias": ("bias_initializer", kl.GRU, nn.GRU(4, 4), ["bias_ih_l0", "bias_hh_l0"]),
+    "gamma": ("gamma_initializer", kl.BatchNormalization, nn.BatchNorm1d(4), ["weight"]),
+    "beta": ("beta_initializer", kl.BatchNormalization, nn.BatchNorm1d(4), ["bias"]),
+    "moving_mean": ("moving_mean_initializer", kl.BatchNormalization, nn.BatchNorm1d(4), ["running_mean"]),
+    "moving_variance": ("moving_variance_initializer", kl.BatchNormalization, nn.BatchNorm1d(4), ["running_var"]),
+    "alpha": ("alpha_initializer", kl.PReLU, nn.PReLU(), ["weight"]),
 }
 
 
@@ -193,7 +193,7 @@ def test_value(value, printed):
 
 def test_array_by_role_is_in_keras_shape():
     """Arrays given by role are Keras' variables: a GRU that gets them computes what Keras' GRU with them does."""
-    layer, module = K.GRU(5, return_sequences=True), nn.GRU(3, 5, batch_first=True)
+    layer, module = kl.GRU(5, return_sequences=True), nn.GRU(3, 5, batch_first=True)
     x = torch.randn(2, 4, 3)
     layer.build(x.shape)
     arrays = [np.random.default_rng(0).uniform(-1, 1, w.shape).astype("float32") for w in layer.weights]

@@ -1,7 +1,6 @@
 """The draws: their laws, their memory, the tensors they take, and what they promise torch's compilers."""
 
 import math
-import weakref
 
 import pytest
 import scipy.stats
@@ -11,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_kinit as kinit
 from tests.laws import KS_BOUND, N, Normal, TruncatedAtTwo, Uniform, check_law, ks
+from tests.memory import PeakMemory
 
 INF = math.inf
 
@@ -324,30 +324,9 @@ def test_vmap_draws_each_sample_anew(draw, axis):
 def test_memory_beside_the_tensor_is_bounded(draw, dtype, request):
     """A draw for many values allocates at most 16 MiB at a time beside them."""
     tensor = torch.empty(6 << 20 if "tail" in request.node.name else 32 << 20, dtype=dtype)
-    peak, live = 0, 0
-
-    class Allocations(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal peak, live
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in seen:
-                storage = result.untyped_storage()
-                size = storage.nbytes()
-                seen.add(storage.data_ptr())
-                live += size
-                peak = max(peak, live)
-                weakref.finalize(storage, release, storage.data_ptr(), size)
-            return result
-
-    def release(pointer, size):
-        nonlocal live
-        live -= size
-        seen.discard(pointer)
-
-    seen = {tensor.untyped_storage().data_ptr()}
-    with Allocations():
+    with PeakMemory(tensor) as memory:
         draw(tensor)
-    assert peak <= 16 << 20, peak
+    assert memory.peak <= 16 << 20, memory.peak
 
 
 def test_std_zero_gives_the_mean():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +16,14 @@ def near(name: str, accepted: Iterable[str]) -> str:
     """A hint such as " Did you mean 'he_normal'?", or nothing."""
     close = difflib.get_close_matches(name, [a for a in accepted if a != name], n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package from which it was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def choice(name: str, value: object, accepted: Iterable[str]) -> None:
@@ -32,6 +42,15 @@ def number(name: str, value: object, *, infinite: bool = False) -> float:
     if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
         raise ValueError(f"`{name}` must be {'a number' if infinite else 'finite'}, got {value!r}.")
     return as_float
+
+
+def array(value: object) -> torch.Tensor:
+    """`value` as a tensor; NumPy may hold it in ways torch cannot take: backwards, or not to be written to."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if hasattr(value, "__array__"):
+        return torch.as_tensor(value.__array__().copy())
+    return torch.as_tensor(value)
 
 
 def spread(name: str, value: object) -> float:

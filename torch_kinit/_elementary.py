@@ -54,19 +54,19 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
     _checks.tensor(tensor)
     _checks.choice("layout", layout, LAYOUTS)
     if hasattr(value, "__float__") and not getattr(value, "shape", ()):
-        value = _checks.number("value", value.item() if isinstance(value, Tensor) else value)
+        value = _checks.number("value", value.item() if hasattr(value, "item") else value)
         if abs(value) > torch.finfo(tensor.dtype).max:
             raise ValueError(f"`value` {value!r} does not fit in {tensor.dtype}.")
         with torch.no_grad():
             return tensor.fill_(value)
     try:
-        values = torch.as_tensor(value)
+        values = _checks.array(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
     view = keras_view(tensor, layout)
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")
-    if values.numel() and float(values.abs().max()) > torch.finfo(tensor.dtype).max:
+    if values.numel() and float(values.double().abs().max()) > torch.finfo(tensor.dtype).max:
         raise ValueError(f"`value` holds numbers that do not fit in {tensor.dtype}.")
     try:
         values = values.expand(view.shape)

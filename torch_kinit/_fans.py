@@ -22,7 +22,7 @@ def fans(tensor_or_shape: Any, layout: str = "torch") -> tuple[int, int]:
         layout: how the axes are ordered, `"torch"` or `"keras"`.
 
     Raises:
-        ValueError: `layout` is neither of the two, or a size is negative.
+        ValueError: `layout` is neither of the two, a size is negative, or the tensor is a lazy parameter.
         TypeError: it is neither a tensor nor a sequence of ints.
 
     Example:
@@ -59,6 +59,8 @@ def shape_of(tensor_or_shape: Any) -> tuple[int, ...]:
     """The shape of a tensor, or a sequence of sizes, as a tuple of ints."""
     try:
         shape = tuple(operator.index(size) for size in getattr(tensor_or_shape, "shape", tensor_or_shape))
+    except RuntimeError as error:  # torch's, from a lazy parameter
+        raise ValueError(f"A lazy parameter has no shape yet: run one forward pass first. ({error})") from None
     except TypeError:
         raise TypeError(f"Expected a tensor or a shape (a sequence of ints), got {tensor_or_shape!r}.") from None
     if any(size < 0 for size in shape):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ from torch_kinit import _checks
 from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
-from torch_kinit._recipes import PARAMETERS, Initializer, Recipe, array_, is_array
+from torch_kinit._initializers import AMBIGUOUS_NORMAL
+from torch_kinit._recipes import PARAMETERS, Initializer, Recipe, array_, is_array, plain_scalar
 
 
 class _Keras(NamedTuple):
@@ -36,9 +36,7 @@ _KERAS = [
     _Keras(elementary.zeros_, "Zeros", ("zeros", "zero"), {}),
     _Keras(elementary.ones_, "Ones", ("ones", "one"), {}),
     _Keras(elementary.constant_, "Constant", ("constant",), {"value": "value"}),
-    _Keras(
-        elementary.random_normal_, "RandomNormal", ("random_normal", "normal"), {"mean": "mean", "stddev": "std"}
-    ),
+    _Keras(elementary.random_normal_, "RandomNormal", ("random_normal", "normal"), {"mean": "mean", "stddev": "std"}),
     _Keras(
         elementary.trunc_normal_,
         "TruncatedNormal",
@@ -74,34 +72,46 @@ def recipe(identifier: Any) -> Recipe:
         return Recipe(_keras_row(identifier).function, {})
     if isinstance(identifier, Mapping):
         return _from_config(identifier)
+    identifier = plain_scalar(identifier)
     if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
         return Recipe(elementary.constant_, {"value": _checks.number("value", identifier)})
     if is_array(identifier):
         return Recipe(array_, {"value": identifier})
-    if isinstance(identifier, type) and hasattr(identifier, "get_config"):
-        identifier = identifier()
-    if hasattr(identifier, "get_config"):  # an initializer object of Keras itself
-        config = dict(identifier.get_config())
-        if type(identifier).__name__ == "Identity":  # whose config forgets the gain
-            config.setdefault("gain", identifier.gain)
-        return _from_config({"class_name": type(identifier).__name__, "config": config})
+    if hasattr(identifier, "get_config"):
+        return _from_keras_object(identifier)
     if isinstance(identifier, functools.partial):
         if identifier.args:
             raise ValueError(f"An initializer's arguments go in by name, got {identifier!r}.")
-        known = PARAMETERS.get(identifier.func)
-        unknown = [k for k in identifier.keywords if known is not None and k not in known]
-        if known is not None and unknown:
+        found = Recipe(identifier.func, dict(identifier.keywords))
+        if not found.ours:
+            return found
+        known = PARAMETERS[found.function]
+        unknown = [k for k in found.arguments if k not in known]
+        if unknown:
             raise TypeError(
                 f"{identifier.func.__name__} takes no argument {unknown[0]!r}, but {', '.join(known)}."
                 f"{_checks.near(unknown[0], known)}"
             )
-        return Recipe(identifier.func, dict(identifier.keywords))
+        return Recipe(found.function, {k: plain_scalar(v) for k, v in found.arguments.items()})
     if callable(identifier) and not isinstance(identifier, type):
         return Recipe(identifier, {})
     raise ValueError(
         f"Could not interpret the initializer {identifier!r} of type {type(identifier).__name__}: give a Keras name "
         "such as 'he_normal', a Keras config, a function that fills a tensor, a number or an array."
     )
+
+
+def _from_keras_object(initializer: Any) -> Recipe:
+    """Read an initializer class of Keras, with its defaults, or an object of one."""
+    cls = initializer if isinstance(initializer, type) else type(initializer)
+    if not cls.__module__.startswith(("keras.", "tf_keras.")):
+        raise ValueError(
+            f"{cls.__qualname__} is no initializer of Keras itself; write it as a function that fills a tensor."
+        )
+    config = {} if cls is initializer else dict(initializer.get_config())
+    if cls is not initializer and cls.__name__ == "Identity":  # whose config forgets the gain
+        config.setdefault("gain", initializer.gain)
+    return _from_config({"class_name": cls.__name__, "config": config})
 
 
 def _keras_row(name: str) -> _Keras:
@@ -119,19 +129,25 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
     if not isinstance(name, str):
         raise ValueError(f"A Keras config has a 'class_name', got {dict(identifier)!r}.")
     row = _keras_row(name)
+    registered = identifier.get("registered_name")
+    if registered and ">" in registered:
+        raise ValueError(f"{registered!r} is no initializer of Keras itself, but was registered with it by somebody.")
+    if not isinstance(identifier.get("config") or {}, Mapping):
+        raise ValueError(f"The config of {name} must be a dict, got {identifier['config']!r}.")
     config = dict(identifier.get("config") or {})
     config.pop("dtype", None)  # TensorFlow 1 wrote it; tf.keras drops it too
     arguments: dict[str, Any] = {}
     if row.random:
         if config.pop("seed", None) is not None:
-            warnings.warn(
+            _checks.warn(
                 f"The seed in the config of {name} names a stream of Keras' own and is not used: the law is kept, "
-                "the values come from `generator`.",
-                stacklevel=4,
+                "the values come from `generator`."
             )
         if row.function in _FANNED:
             axes = config.pop("input_axes", None), config.pop("output_axes", None)
             if None not in axes:  # with one alone Keras, too, goes by the shape
+                if any(isinstance(a, int) for a in axes):
+                    raise ValueError(f"`input_axes` and `output_axes` must be lists of axes, got {axes!r}.")
                 arguments["fans"] = tuple(tuple(a) for a in axes)
     for key, value in config.items():
         if key not in row.config:
@@ -154,7 +170,7 @@ def _read(value: Any) -> Any:
     if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
         dtype = getattr(torch, value["config"]["dtype"])
         return torch.tensor(value["config"]["value"], dtype=dtype)
-    return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+    return value
 
 
 def get(identifier: Any) -> Initializer | None:
@@ -206,15 +222,17 @@ def serialize(initializer: Any) -> dict[str, Any]:
         True
     """
     found = recipe(initializer)
-    row = _BY_FUNCTION.get(found.function)
+    row = _BY_FUNCTION.get(found.function) if found.ours else None
     if row is None:
         raise ValueError(f"Keras has no initializer that is {found}.")
     arguments = found.settled
+    if arguments.get("distribution") == "normal":
+        raise ValueError(AMBIGUOUS_NORMAL)
     config: dict[str, Any] = {"seed": None} if row.random else {}
     config |= {key: _written(arguments.pop(name)) for key, name in row.config.items()}
     if row.function in _FANNED:
         axes = arguments.pop("fans") or (None, None)
-        if any(isinstance(a, int) for a in axes):
+        if any(hasattr(a, "__index__") for a in axes):
             raise ValueError(f"Keras cannot express `fans`={axes!r}; it has axes, such as fans=((0,), (1, 2)).")
         config |= {
             name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)
@@ -222,12 +240,16 @@ def serialize(initializer: Any) -> dict[str, Any]:
     for name, value in arguments.items():
         if name != "layout" and value != PARAMETERS[found.function][name]:
             raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
+    if found.function is structured.identity_ and config["gain"] == 1:
+        config = {}  # as Keras, whose config has no gain
+    if found.function is structured.stft_ and isinstance(config["window"], dict):
+        config["window"] = config["window"]["config"]["value"]  # Keras reads no wrapped array here
     return {"module": "keras.initializers", "class_name": row.class_name, "config": config, "registered_name": None}
 
 
 def _written(value: Any) -> Any:
     if is_array(value):
-        value = torch.as_tensor(value)
+        value = _checks.array(value)
         dtype = str(value.dtype).removeprefix("torch.")
         return {"class_name": "__numpy__", "config": {"value": value.tolist(), "dtype": dtype}}
     return value

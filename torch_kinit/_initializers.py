@@ -23,6 +23,10 @@ TRUNCATED_STD = 0.87962566103423978
 
 MODES = ("fan_in", "fan_out", "fan_avg")
 DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
+AMBIGUOUS_NORMAL = (
+    "`distribution`='normal' means a truncated normal in Keras and an untruncated one elsewhere; "
+    "write 'truncated_normal' or 'untruncated_normal'."
+)
 
 
 def variance_scaling_(
@@ -69,10 +73,7 @@ def variance_scaling_(
         raise ValueError("`scale` must be greater than 0, got 0; for zeros use zeros_.")
     _checks.choice("mode", mode, MODES)
     if distribution == "normal":
-        raise ValueError(
-            "`distribution`='normal' means a truncated normal in Keras and an untruncated one elsewhere; "
-            "write 'truncated_normal' or 'untruncated_normal'."
-        )
+        raise ValueError(AMBIGUOUS_NORMAL)
     _checks.choice("distribution", distribution, DISTRIBUTIONS)
     _checks.choice("layout", layout, LAYOUTS)
     generator = _checks.generator(generator, tensor.device)
@@ -99,7 +100,7 @@ def resolve_fans(fans: Any, keras_shape: Iterable[int]) -> tuple[int, int]:
         return fans_of(shape, "keras")
     try:
         inputs, outputs = fans
-        if isinstance(inputs, int) and isinstance(outputs, int):
+        if hasattr(inputs, "__index__") and hasattr(outputs, "__index__"):
             fan_in, fan_out = shape_of(fans)
             return fan_in, fan_out
         return fans_by_axes(shape, inputs, outputs)

@@ -11,7 +11,6 @@ from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
 from torch_kinit._recipes import Recipe
-from torch_kinit._samplers import mills_ratio
 
 
 class Moments(NamedTuple):
@@ -42,7 +41,8 @@ def moments(recipe: Recipe, keras_shape: tuple[int, ...], fans: tuple[int, int] 
         law = _SCALED.get(recipe.function) or (given["scale"], given["mode"], given["distribution"])
         return _scaled(fans, *law)
     if recipe.function is elementary.random_normal_:
-        return Moments(given["mean"], given["std"], -math.inf, math.inf)
+        reach = math.inf if given["std"] else 0.0
+        return Moments(given["mean"], given["std"], given["mean"] - reach, given["mean"] + reach)
     if recipe.function is elementary.random_uniform_:
         return _uniform(given["low"], given["high"])
     if recipe.function is elementary.trunc_normal_:
@@ -80,26 +80,26 @@ def _scaled(fans: tuple[int, int], scale: float, mode: str, distribution: str) -
     return Moments(0.0, std, -reach * std, reach * std)
 
 
+# Tanh-sinh quadrature: nodes in (-1, 1) and their weights.
+_NODES = [
+    (math.tanh(math.pi / 2 * math.sinh(k / 32)), math.cosh(k / 32) / math.cosh(math.pi / 2 * math.sinh(k / 32)) ** 2)
+    for k in range(-112, 113)
+]
+
+
 def _truncated(mean: float, std: float, lower: float, upper: float) -> Moments:
-    """With z in [a, b]: the mean m = (f(a) - f(b)) / P and variance 1 + (a*f(a) - b*f(b)) / P - m*m."""
+    """By quadrature in the distance from the bound nearer to zero, in which nothing underflows or cancels."""
     sign = 1.0
     if lower + upper < 0:
         lower, upper, sign = -upper, -lower, -1.0
-    at_lower, at_upper = _density_share(lower, upper)
-    m = at_lower - at_upper
-    squares = (lower * at_lower if at_lower else 0.0) - (upper * at_upper if at_upper else 0.0)
-    variance = max(0.0, 1 + squares - m * m)
+    origin = max(lower, 0.0)
+    first = max(lower, -math.sqrt(80)) - origin
+    last = min(upper - origin, 80 / (origin + math.sqrt(origin * origin + 80)))  # e**-40 of the density at the origin
+    half, middle = (last - first) / 2, (first + last) / 2
+    values = [(middle + half * x, w) for x, w in _NODES]
+    weighted = [(d, w * math.exp(-d * (origin + d / 2))) for d, w in values]
+    total = math.fsum(w for _, w in weighted)
+    m = math.fsum(d * w for d, w in weighted) / total
+    variance = math.fsum((d - m) ** 2 * w for d, w in weighted) / total
     edges = sorted((mean + sign * std * lower, mean + sign * std * upper)) if std else [mean, mean]
-    return Moments(mean + sign * std * m, std * math.sqrt(variance), edges[0], edges[1])
-
-
-def _density_share(a: float, b: float) -> tuple[float, float]:
-    """The normal density at a and at b over the probability between them, for b >= |a|."""
-    falls = math.exp((a - b) * (a + b) / 2) if math.isfinite(b) and math.isfinite(a) else 0.0
-    if a > 1:  # from Mills' ratio, in which nothing underflows
-        share = 1 / (mills_ratio(a) - (falls * mills_ratio(b) if falls else 0.0))
-        return share, share * falls
-    between = (math.erf(b / math.sqrt(2)) - math.erf(a / math.sqrt(2))) / 2
-    share = math.exp(-a * a / 2) / math.sqrt(2 * math.pi) / between
-    at_b = math.exp(-b * b / 2) / math.sqrt(2 * math.pi) / between if math.isfinite(b) else 0.0
-    return share, at_b
+    return Moments(mean + sign * std * (origin + m), std * math.sqrt(variance), edges[0], edges[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ Initializer = Callable[..., Any]
 
 def array_(tensor: Tensor, value: Any, *, layout: str = "torch") -> Tensor:
     """Fill `tensor` with an array of exactly its shape (in Keras' layout, if `layout` says so)."""
-    shape = tuple(torch.as_tensor(value).shape)
+    shape = tuple(_checks.array(value).shape)
     view = elementary.keras_view(_checks.tensor(tensor), layout)
     wanted = tuple(tensor.shape) if layout == "torch" else tuple(view.shape)
     if shape != wanted:
@@ -113,12 +114,12 @@ class Recipe:
         return all(_same(v, other.arguments[k]) for k, v in self.arguments.items())
 
     def __hash__(self) -> int:
-        return hash((self.function, frozenset(self.arguments)))
+        return hash((id(self.function), frozenset(self.arguments)))
 
 
 def _same(a: Any, b: Any) -> bool:
     if is_array(a) and is_array(b):
-        return bool(torch.equal(torch.as_tensor(a), torch.as_tensor(b)))
+        return bool(torch.equal(_checks.array(a), _checks.array(b)))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
     return not is_array(a) and not is_array(b) and bool(a == b)
@@ -129,6 +130,13 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "tolist")
 
 
+def plain_scalar(value: Any) -> Any:
+    """`value` with NumPy's scalars made Python's."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_scalar, value))
+    return value.item() if is_array(value) and not tuple(value.shape) else value
+
+
 def _short(value: Any) -> str:
     if is_array(value) and tuple(value.shape):
         return f"array of shape {tuple(value.shape)}"
@@ -137,16 +145,21 @@ def _short(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if is_array(value):
+        value = _checks.array(value)
         dtype = str(value.dtype).removeprefix("torch.")
         return {"array": value.tolist(), "dtype": dtype}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
 
 
 def _unplain(value: Any) -> Any:
+    if isinstance(value, Mapping) and "float" in value:
+        return float(value["float"])
     if isinstance(value, Mapping):
         return torch.tensor(value["array"], dtype=getattr(torch, value["dtype"]))
     return tuple(_unplain(v) for v in value) if isinstance(value, list) else value

@@ -12,7 +12,7 @@ from torch import nn
 
 from torch_kinit import _checks
 from torch_kinit._identifiers import recipe
-from torch_kinit._recipes import Recipe
+from torch_kinit._recipes import Recipe, array_
 from torch_kinit._targets import Claim
 
 # Keras' initializer for each role, where a layer does not have its own (an LSTM's bias has: unit_forget_bias).
@@ -104,7 +104,7 @@ class Rule:
 
 def _as_named(value: Value) -> Value:
     """An array given to a parameter by its own name has torch's shape; given to a role, Keras'."""
-    if isinstance(value, Recipe) and value.function.__name__ == "array_":
+    if isinstance(value, Recipe) and value.function is array_:
         return Recipe(value.function, {**value.arguments, "layout": "torch"})
     return value
 

@@ -94,12 +94,12 @@ def _tail(mean: float, std: float, lower: float, upper: float, bounds: tuple[flo
     in which nothing underflows or cancels however far out a is. log Q is concave, so Newton's steps converge
     from the first guess, which is exact to second order in T.
     """
-    mills = mills_ratio(lower)
+    mills = _mills_ratio(lower)
     hazard = 1 / mills
     slope = min(max(hazard * (hazard - lower), 0.0), 1.0)  # the hazard's derivative; cancels for large a
     longest = math.inf
     if upper < math.inf:
-        longest = (upper - lower) * (upper + lower) / 2 - math.log(mills_ratio(upper) / mills)
+        longest = (upper - lower) * (upper + lower) / 2 - math.log(_mills_ratio(upper) / mills)
     share = -math.expm1(-longest)
 
     def law(out: torch.Tensor, generator: torch.Generator | None) -> None:
@@ -116,7 +116,7 @@ def _tail(mean: float, std: float, lower: float, upper: float, bounds: tuple[flo
     return law
 
 
-def mills_ratio(x: float) -> float:
+def _mills_ratio(x: float) -> float:
     """(1 - cdf(x)) / pdf(x) of N(0, 1), for x > 0."""
     if x < 15:
         return math.sqrt(math.pi / 2) * math.exp(x * x / 2) * math.erfc(x / math.sqrt(2))

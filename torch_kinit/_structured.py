@@ -180,7 +180,7 @@ def _window(window: Any, length: int, periodic: bool) -> Tensor | None:
         make = getattr(torch.signal.windows, window)
         values: Tensor = make(length, sym=not periodic, dtype=torch.float64, device="cpu")
         return values
-    values = torch.as_tensor(window, dtype=torch.float64, device="cpu")
+    values = _checks.array(window).to("cpu", torch.float64)
     if values.shape != (length,):
         raise ValueError(f"`window` must be a vector of frame_length={length} values, got shape {tuple(values.shape)}.")
     if not bool(torch.isfinite(values).all()):

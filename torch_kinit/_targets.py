@@ -87,34 +87,38 @@ def _claim(
         if all(m is not module for _, m in by_name[name].modules):
             by_name[name].modules.append((path, module))
         return
+    key, target = _resolve(path, module, variable)
+    if target is not None:
+        by_name[name] = claim = Claim(name, variable, [(path, module)], main, target.kind == "buffer")
+        found.setdefault(key, target).claims.append(claim)
+
+
+def _resolve(path: str, module: nn.Module, variable: Variable) -> tuple[int, Target | None]:
+    """What a variable's tensor is, with the identity of the thing that is set; None if the module goes without it."""
     holder, attribute = holder_of(module, variable.tensor)
-    if not hasattr(type(holder), attribute) and not hasattr(holder, attribute):
+    if (parameter := holder._parameters.get(attribute)) is not None:
+        return id(parameter), Target(parameter)
+    if (buffer := holder._buffers.get(attribute)) is not None:
+        return id(buffer), Target(buffer, kind="buffer")
+    if parametrize.is_parametrized(holder, attribute):
+        chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
+        return id(chain), Target(_parametrized_value(chain), parametrized=True)
+    if not hasattr(holder, attribute):
         raise ValueError(
             f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
             f"{path or 'the model'} lacks."
         )
-    if parametrize.is_parametrized(holder, attribute):
-        key, target = id(holder.parametrizations[attribute]), Target(_parametrized_value(holder, attribute))  # type: ignore[index]
-        target.parametrized = True
-    elif holder._parameters.get(attribute) is not None:
-        key, target = id(holder._parameters[attribute]), Target(getattr(holder, attribute))
-    elif holder._buffers.get(attribute) is not None:
-        key, target = id(holder._buffers[attribute]), Target(getattr(holder, attribute), kind="buffer")
-    else:  # None, or no parameter of the module's own (the old torch.nn.utils.weight_norm keeps a plain tensor)
-        return
-    by_name[name] = claim = Claim(name, variable, [(path, module)], main, target.kind == "buffer")
-    found.setdefault(key, target).claims.append(claim)
+    return 0, None  # None, or a plain tensor, such as the old torch.nn.utils.weight_norm keeps
 
 
 def holder_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The submodule that holds the tensor of this name, and its attribute there."""
     path, _, attribute = name.rpartition(".")
-    return module.get_submodule(path), attribute
+    return module.get_submodule(path) if path else module, attribute
 
 
-def _parametrized_value(holder: nn.Module, attribute: str) -> Tensor:
+def _parametrized_value(chain: nn.Module) -> Tensor:
     """The value a parametrization gives, computed in eval mode so that none (spectral_norm's) changes its state."""
-    chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
     modes = [(m, m.training) for m in chain.modules()]
     try:
         chain.eval()

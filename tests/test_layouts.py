@@ -104,6 +104,15 @@ def test_layout_of_another_shape_is_rejected():
         )
 
 
+def test_bilinear_is_an_einsum():
+    """Bilinear, of which Keras has no layer, contracts a kernel of axes (in1, in2, out)."""
+    module, a, b = nn.Bilinear(3, 4, 5, bias=False), torch.randn(2, 3), torch.randn(2, 4)
+    kernel, values = layout_of(module, Options())[0], torch.randn(3, 4, 5)
+    with torch.no_grad():
+        kernel.fill(module.weight, lambda view: view.copy_(values))
+        torch.testing.assert_close(module(a, b), keras.ops.einsum("bi,bj,ijo->bo", a, b, values), rtol=1e-5, atol=1e-5)
+
+
 # Views
 
 
@@ -324,11 +333,13 @@ def test_attention_fans_before_3_15_are_those_of_the_shape():
             nn.MultiheadAttention(12, 3, add_bias_kv=True),
             {"bias_k": ("bias_k", "glorot_normal"), "bias_v": ("bias_v", "glorot_normal")},
         ),
+        (nn.Conv2d(2, 8, 3, groups=2), {"weight": ("depthwise_kernel", "glorot_uniform")}),
+        (nn.Conv2d(1, 8, 3), {"weight": ("kernel", "glorot_uniform")}),
     ],
-    ids=["Bilinear", "LSTM proj_size", "attention bias_k"],
+    ids=["Bilinear", "LSTM proj_size", "attention bias_k", "depthwise", "one channel"],
 )
-def test_roles_without_a_twin(module, expected):
-    """What Keras has no layer for has the roles and defaults that the documentation gives it."""
+def test_roles(module, expected):
+    """Parameters that Keras lacks, or calls by more than one name, have the roles and defaults documented for them."""
     plan = kinit.plan(module)
     assert {name: (plan[name].role, str(plan[name].initializer)) for name in expected} == expected
 

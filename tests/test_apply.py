@@ -211,8 +211,11 @@ def test_one_method_is_one_initializer():
 
 
 CONFLICTS = {
-    "two rules": ({nn.Embedding: "zeros", nn.Linear: "ones"}, "words.weight gets zeros by rule Embedding"),
-    "a rule and the first's default": ({nn.Linear: "ones"}, "words.weight gets random_uniform by Keras default"),
+    "two rules": (
+        {nn.Embedding: "zeros", nn.Linear: "ones"},
+        "words.weight gets zeros (Embedding) and head.weight gets ones (Linear)",
+    ),
+    "a rule and the first's default": ({nn.Linear: "ones"}, "words.weight gets random_uniform (Keras default) and"),
 }
 
 
@@ -223,7 +226,7 @@ def test_owners_disagree(rules, sentence):
         kinit.plan(tied(), rules)
     message = str(caught.value)
     assert "words.weight and head.weight are one tensor" in message
-    assert sentence.replace("by rule", "by") in message.replace("by rule", "by")
+    assert sentence in message
     assert "{'head.weight': kinit.skip}" in message
 
 

@@ -44,6 +44,7 @@ def execute(notebook, folder):
             "PYTHONPATH": str(Path(torch_kinit.__file__).parents[1]),
             "IPYTHONDIR": str(folder / "ipython"),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "OMP_NUM_THREADS": "1",  # beside a busy core, two threads that wait for each other take longer than one
         },
     }
     (spec / "kernel.json").write_text(json.dumps(settings), encoding="utf-8")

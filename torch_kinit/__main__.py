@@ -9,6 +9,7 @@ import math
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,12 +73,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    model = _build(options.model, dict(_setting(text) for text in options.set))
-    made = plan(model, _read_rules(options.rules) if options.rules else None)
+    settings = dict(_setting(text) for text in options.set)
+    rules = _read_rules(options.rules) if options.rules else None
+    generator = _generator(options.seed)
+    with warnings.catch_warnings(record=True) as held:  # an error is one line, without warnings before it
+        model = _build(options.model, settings)
+        made = plan(model, rules)
+    for warning in held:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     if options.command == "plan":
         print(json.dumps(made.to_dict(), indent=1) if options.json else made)
         return
-    made.apply(generator=_generator(options.seed))
+    made.apply(generator=generator)
     if options.json:
         print(json.dumps({**made.to_dict(), "values": _values(made, model)}, indent=1))
     else:
@@ -113,7 +120,7 @@ def _build(address: str, settings: dict[str, Any]) -> nn.Module:
         raise _UsageError(f"{address} is not callable.")
     try:
         model = factory(**settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         raise _UsageError(f"{address}({shown}) raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -127,7 +134,7 @@ def _load(address: str) -> Any:
         raise _UsageError(f"Expected MODULE:NAME such as torch.nn:Transformer, got {address!r}.")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _UsageError(f"Cannot import {module_name!r}: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -153,7 +160,7 @@ def _read_rules(path: Path) -> dict[Any, Any]:
         rules = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise _UsageError(f"Cannot read the rules {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise _UsageError(f"The rules {path} are not {kind}: {error}") from error
     if not isinstance(rules, Mapping):

@@ -64,6 +64,8 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
     view = keras_view(tensor, layout)
+    if values.is_meta:
+        raise ValueError("`value` is on the meta device and has no numbers to fill with.")
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")
     if values.numel() and float(values.double().abs().max()) > torch.finfo(tensor.dtype).max:

@@ -76,7 +76,7 @@ def recipe(identifier: Any) -> Recipe:
     if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
         return Recipe(elementary.constant_, {"value": _checks.number("value", identifier)})
     if is_array(identifier):
-        return Recipe(array_, {"value": identifier})
+        return Recipe(array_, {"value": _checks.array(identifier).clone()})  # a plan is data: its own copy
     if hasattr(identifier, "get_config"):
         return _from_keras_object(identifier)
     if isinstance(identifier, functools.partial):

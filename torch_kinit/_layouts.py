@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torch_kinit import _checks
 from torch_kinit._elementary import keras_view
+from torch_kinit._fans import LAYOUTS
+from torch_kinit._initializers import resolve_fans
 
 CONVENTIONS = ("keras-3.15", "keras-3.14")
 
@@ -48,8 +51,19 @@ class Variable:
     default: str | None = None
     zero_row: int | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        if not callable(self.layout):
+            _checks.choice("layout", self.layout, LAYOUTS)
+        if self.fans is not None:
+            object.__setattr__(self, "fans", resolve_fans(self.fans, ()))
+        if self.blocks < 1:
+            raise ValueError(f"`blocks` must be 1 or more, got {self.blocks!r}.")
+
     def views(self, tensor: Tensor) -> list[Tensor]:
         """Views of `tensor` in Keras' layout, one a block."""
+        parts_wanted = 3 if self.swapped else self.blocks
+        if parts_wanted > 1 and (tensor.ndim == 0 or tensor.shape[0] % parts_wanted):
+            raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no {parts_wanted} equal blocks.")
         parts = [tensor] if self.blocks == 1 else list(tensor.chunk(self.blocks))
         layout = self.layout
         if callable(layout):
@@ -113,7 +127,15 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {cls!r}.")
     if not callable(layout):
         raise TypeError(f"`layout` must be a function from a module to its variables, got {layout!r}.")
-    _LAYOUTS[cls] = lambda module, options: tuple(layout(module))
+
+    def checked(module: Any, options: Options) -> Sequence[Variable]:
+        variables = tuple(layout(module))
+        for variable in variables:
+            if not isinstance(variable, Variable):
+                raise TypeError(f"The layout registered for {cls.__name__} must give Variables, got {variable!r}.")
+        return variables
+
+    _LAYOUTS[cls] = checked
 
 
 def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
@@ -169,10 +191,10 @@ def _recurrent(m: Any, options: Options, suffixes: Iterable[str] = ("",)) -> Seq
             Variable("kernel", "weight_ih" + suffix, swapped=gru),
             Variable("recurrent_kernel", "weight_hh" + suffix, swapped=gru),
         ]
-        if gru:  # Keras has one bias, (2, 3 * units), of which these are the rows
+        if m.bias and gru:  # Keras has one bias, (2, 3 * units), of which these are the rows
             fans = (2, 3 * m.hidden_size)
             variables += [Variable("bias", f"bias_{part}{suffix}", fans=fans, swapped=True) for part in ("ih", "hh")]
-        else:  # Keras has one bias; torch adds a second one, which stays zero
+        elif m.bias:  # Keras has one bias; torch adds a second one, which stays zero
             default = "unit_forget_bias" if lstm else None
             variables += [
                 Variable("bias", "bias_ih" + suffix, default=default),
@@ -198,13 +220,13 @@ def _attention(m: nn.MultiheadAttention, options: Options) -> Sequence[Variable]
         fans = None if by_shape else (inputs, width)
         return Variable("kernel", name, lambda w: _split(w.t(), 1, heads), fans, blocks)
 
-    if m.in_proj_weight is not None:
+    if m.kdim == m.vdim == width:  # packed (looking at the parameter itself would run its parametrization)
         kernels = [kernel("in_proj_weight", width, blocks=3)]
     else:
         kernels = [
             kernel("q_proj_weight", width),
-            kernel("k_proj_weight", m.kdim or width),
-            kernel("v_proj_weight", m.vdim or width),
+            kernel("k_proj_weight", m.kdim),
+            kernel("v_proj_weight", m.vdim),
         ]
     output = Variable(
         "kernel", "out_proj.weight", lambda w: _split(w.t(), 0, heads), None if by_shape else (width, width)
@@ -225,6 +247,10 @@ def _embedding(m: nn.Embedding, options: Options) -> Sequence[Variable]:
 
 def _normalization(m: nn.Module, options: Options) -> Sequence[Variable]:
     return Variable("gamma", "weight", "keras"), Variable("beta", "bias", "keras")
+
+
+def _rms_normalization(m: nn.RMSNorm, options: Options) -> Sequence[Variable]:
+    return (Variable("gamma", "weight", "keras"),)
 
 
 def _normalization_with_statistics(m: nn.Module, options: Options) -> Sequence[Variable]:
@@ -250,7 +276,8 @@ _BUILT_IN: dict[type[nn.Module], Layout] = {
     **dict.fromkeys((nn.RNNCell, nn.LSTMCell, nn.GRUCell), _recurrent),
     nn.MultiheadAttention: _attention,
     **dict.fromkeys((nn.Embedding, nn.EmbeddingBag), _embedding),
-    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm), _normalization),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm), _normalization),
+    nn.RMSNorm: _rms_normalization,
     **dict.fromkeys(
         (
             *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),

@@ -64,7 +64,10 @@ def _of_values(recipe: Recipe, keras_shape: tuple[int, ...]) -> Moments | None:
     given: Any = recipe.arguments.get("value", 0.0)
     if recipe.function is elementary.constant_ and isinstance(given, (int, float)):
         return Moments(float(given), 0.0, float(given), float(given))
-    values = torch.empty(keras_shape, dtype=torch.float64, device="cpu")
+    shape = keras_shape
+    if recipe.arguments.get("layout") == "torch" and len(shape) > 1:
+        shape = (shape[-1], shape[-2], *shape[:-2])
+    values = torch.empty(shape, dtype=torch.float64, device="cpu")
     recipe(values, layout="keras")
     spread = float(values.std(correction=0))
     return Moments(float(values.mean()), spread, float(values.min()), float(values.max()))

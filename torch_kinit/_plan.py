@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import nn
 from torch_kinit import _checks, _report
 from torch_kinit._layouts import CONVENTIONS, Options
 from torch_kinit._rules import parse_rules, refuse_unused
-from torch_kinit._steps import Rehearsed, Step, carry_out, decide, dtype_name, make_step, refuse_uncovered
-from torch_kinit._targets import Target, targets
+from torch_kinit._steps import NOT_SETTABLE, Rehearsed, Step, carry_out, decide, dtype_name, make_step, refuse_uncovered
+from torch_kinit._targets import Target, targets, unsettable
 from torch_kinit._undo import Undo
 
 
@@ -85,8 +85,9 @@ class Plan:
         try:
             options = Options(data["convention"], data["depthwise"])
             steps = tuple(Step.from_dict(row) for row in data["steps"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"This is not a plan that `to_dict` wrote: {error!r}.") from None
+        _checks.choice("convention", options.convention, CONVENTIONS)
         return cls(steps, *options)
 
     def apply(
@@ -107,10 +108,13 @@ class Plan:
         if model is None:
             raise ValueError("This plan was read from data and has no model: pass one to `apply`.")
         work = list(self._work(model))
-        for _, target in work:
-            _checks.generator(generator, target.tensor.device)
+        _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
+        generators = {generator}
+        for step, target in work:
+            own = step.initializer.arguments.get("generator") if step.initializer else None
+            generators.add(_checks.generator(own or generator, target.tensor.device))
         risky = any(not step.initializer.ours or target.parametrized for step, target in work if step.initializer)
-        with Undo(generator, enabled=risky) as undo:
+        with Undo([g for g in generators if g], enabled=risky) as undo:
             for step, target in _report.progress_bar(work) if progress else work:
                 undo.remember(target, model)
                 carry_out(step, target, model, generator)
@@ -126,11 +130,23 @@ class Plan:
             found = tuple(target.tensor.shape), dtype_name(target.tensor)
             if found != (step.shape, step.dtype):
                 raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {found[0]} {found[1]}.")
+            names = {claim.name for claim in target.claims}
+            if names != {step.name, *step.tied}:
+                raise ValueError(
+                    f"{step.name} was planned as one tensor with {_names(step.tied)} and is one with "
+                    f"{_names(sorted(names - {step.name}))}."
+                )
+            if target.parametrized and step.initializer and (blocking := unsettable(target, model)):
+                raise ValueError(f"{step.name}: {NOT_SETTABLE.format(blocking)}")
             if step.initializer is not None:
                 yield step, target
         left = [name for name, target in by_name.items() if name not in self and target.kind == "parameter"]
         if left:
             raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none other"
 
 
 def plan(

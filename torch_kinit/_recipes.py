@@ -109,12 +109,12 @@ class Recipe:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Recipe):
             return NotImplemented
-        if self.function is not other.function or self.arguments.keys() != other.arguments.keys():
+        if self.function != other.function or self.arguments.keys() != other.arguments.keys():
             return False
         return all(_same(v, other.arguments[k]) for k, v in self.arguments.items())
 
     def __hash__(self) -> int:
-        return hash((id(self.function), frozenset(self.arguments)))
+        return hash((getattr(self.function, "__qualname__", ""), frozenset(self.arguments)))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,10 @@ from torch_kinit._rules import KERAS_DEFAULTS, Rule, Skip, TiedParameterError, U
 from torch_kinit._targets import Claim, Target, holder_of, unsettable
 
 _DEFAULT = "Keras default"
+NOT_SETTABLE = (
+    "its parametrization {} has no right_inverse, so its value cannot be set; "
+    "skip it, or initialize what it is made from."
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,9 @@ def refuse_uncovered(found: list[Target], decisions: list[list[Decision]]) -> No
 
 def _old_norm_hint(target: Target) -> str:
     if target.name.endswith(("_g", "_v", "_orig")) and target.claims[0].modules[0][1]._forward_pre_hooks:
-        return " (made by the old torch.nn.utils.weight_norm or spectral_norm; use torch.nn.utils.parametrizations')"
+        return (
+            " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
+        )
     return ""
 
 
@@ -156,10 +163,7 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
                 rehearsed[alike] = _rehearse(value, claim.variable, target)
             fans, law = rehearsed[alike]
             if target.parametrized and (blocking := unsettable(target, model)):
-                raise ValueError(
-                    f"its parametrization {blocking} has no right_inverse, so its value cannot be set; "
-                    "skip it, or initialize what it is made from"
-                )
+                raise ValueError(NOT_SETTABLE.format(blocking))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{claim.name} (rule {decision.rule}): {error}") from None
     return Step(
@@ -191,8 +195,8 @@ def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
         if other.explicit and not isinstance(other.value, Skip) and other.value != first.value:
             owner = target.claims[index].name
             raise TiedParameterError(
-                f"{owner} and {claim.name} are one tensor, but {owner} gets {first.value} by {first.rule} and "
-                f"{claim.name} {other.value} by rule {other.rule}. Give both the same, or let one yield with "
+                f"{owner} and {claim.name} are one tensor, but {owner} gets {first.value} ({first.rule}) and "
+                f"{claim.name} gets {other.value} ({other.rule}). Give both the same, or let one yield with "
                 f"{{{claim.name!r}: kinit.skip}} as the last rule."
             )
     return index, first
@@ -224,6 +228,10 @@ def _rehearse(
     else:
         assert variable is not None
         views = variable.views(copy)
+        if any(view is not copy and view._base is not copy for view in views) or (
+            sum(view.numel() for view in views) != copy.numel()
+        ):
+            raise ValueError("its layout must give views that hold each element of the tensor once")
         shape, given = tuple(views[0].shape), variable.fans
         for view in views:
             value(view, layout="keras", fans=given)
@@ -253,7 +261,23 @@ def carry_out(step: Step, target: Target, model: nn.Module, generator: torch.Gen
             tensor[variable.zero_row].zero_()
         if target.parametrized:
             holder, attribute = holder_of(model, step.name)
-            setattr(holder, attribute, tensor)
+            with _drawing_from(generator, tensor.device):
+                setattr(holder, attribute, tensor)
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Let draws from torch's global generators (orthogonal's right_inverse makes some) come from `generator`."""
+    if generator is None:
+        yield
+        return
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        torch.default_generator.manual_seed(seed)
+        for there in devices:
+            torch.get_device_module(there).manual_seed(seed)
+        yield
 
 
 def _listed(value: Any) -> Any:

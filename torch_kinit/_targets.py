@@ -67,7 +67,11 @@ def targets(model: nn.Module, options: Options) -> list[Target]:
         variables = layout_of(module, options)
         for variable in variables:
             _claim(found, by_name, path, module, variable, main=variable.role == variables[0].role)
-        for name, parameter in module.named_parameters(recurse=False):
+        for name in getattr(module, "parametrizations", ()):  # of a parameter that no layout speaks of
+            if _join(path, name) not in by_name:
+                _claim(found, by_name, path, module, Variable("", name), main=True)
+                by_name[_join(path, name)].variable = None
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             full = _join(path, name)
             if full in by_name:
                 if all(m is not module for _, m in by_name[full].modules):
@@ -95,7 +99,10 @@ def _claim(
 
 def _resolve(path: str, module: nn.Module, variable: Variable) -> tuple[int, Target | None]:
     """What a variable's tensor is, with the identity of the thing that is set; None if the module goes without it."""
-    holder, attribute = holder_of(module, variable.tensor)
+    try:
+        holder, attribute = holder_of(module, variable.tensor)
+    except AttributeError:
+        raise _lacking(path, module, variable) from None
     if (parameter := holder._parameters.get(attribute)) is not None:
         return id(parameter), Target(parameter)
     if (buffer := holder._buffers.get(attribute)) is not None:
@@ -104,11 +111,15 @@ def _resolve(path: str, module: nn.Module, variable: Variable) -> tuple[int, Tar
         chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
         return id(chain), Target(_parametrized_value(chain), parametrized=True)
     if not hasattr(holder, attribute):
-        raise ValueError(
-            f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
-            f"{path or 'the model'} lacks."
-        )
+        raise _lacking(path, module, variable)
     return 0, None  # None, or a plain tensor, such as the old torch.nn.utils.weight_norm keeps
+
+
+def _lacking(path: str, module: nn.Module, variable: Variable) -> ValueError:
+    return ValueError(
+        f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
+        f"{path or 'the model'} lacks."
+    )
 
 
 def holder_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -18,15 +19,15 @@ class Undo:
     this package's own raise before they change anything.
     """
 
-    def __init__(self, generator: torch.Generator | None, *, enabled: bool) -> None:
+    def __init__(self, generators: Iterable[torch.Generator], *, enabled: bool) -> None:
         self._enabled = enabled
-        self._generator = generator
-        self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._generators = [(generator, generator.get_state()) for generator in generators] if enabled else []
+        self._values: list[tuple[Tensor, Tensor]] = []
+        self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._states: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> Undo:
         if self._enabled:
-            self._state = self._generator.get_state() if self._generator else None
             self._cpu_state = torch.get_rng_state()
         return self
 
@@ -34,12 +35,15 @@ class Undo:
         """Keep what `target` is now."""
         if not self._enabled:
             return
-        tensors = [target.tensor]
         if target.parametrized:
             holder, attribute = holder_of(model, target.name)
             chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
+            for module in chain.modules():  # some right_inverse put other tensors in the place of these
+                self._holders += [(own, dict(own)) for own in (module._parameters, module._buffers)]
             tensors = [*chain.parameters(), *chain.buffers()]
-        self._tensors += [(tensor, tensor.detach().clone()) for tensor in tensors]
+        else:
+            tensors = [target.tensor]
+        self._values += [(tensor, tensor.detach().clone()) for tensor in tensors]
         device = target.tensor.device
         if device.type not in ("cpu", "meta") and device not in self._states:
             self._states[device] = torch.get_device_module(device).get_rng_state(device)
@@ -49,11 +53,14 @@ class Undo:
     ) -> None:
         if error is None or not self._enabled:
             return
+        for own, kept in reversed(self._holders):
+            own.clear()
+            own.update(kept)
         with torch.no_grad():
-            for tensor, kept in reversed(self._tensors):
-                tensor.copy_(kept)
+            for tensor, values in reversed(self._values):
+                tensor.copy_(values)
         torch.set_rng_state(self._cpu_state)
         for device, state in self._states.items():
             torch.get_device_module(device).set_rng_state(state, device)
-        if self._generator and self._state is not None:
-            self._generator.set_state(self._state)
+        for generator, state in self._generators:
+            generator.set_state(state)

@@ -150,11 +150,12 @@ def _split(tensor: Tensor, axis: int, sizes: tuple[int, int]) -> Tensor:
     return torch.unflatten(tensor, axis, sizes)
 
 
+_KERNEL = Variable("kernel", "weight")
 _BIAS = Variable("bias", "bias")
 
 
 def _linear(m: nn.Linear, options: Options) -> Sequence[Variable]:
-    return Variable("kernel", "weight"), _BIAS
+    return _KERNEL, _BIAS
 
 
 def _bilinear(m: nn.Bilinear, options: Options) -> Sequence[Variable]:
@@ -174,12 +175,12 @@ def _conv(m: nn.Conv2d, options: Options) -> Sequence[Variable]:
             return split.permute(*range(2, split.ndim), 0, 1)
 
         return Variable("depthwise_kernel", "weight", depthwise), _BIAS
-    return Variable("kernel", "weight"), _BIAS
+    return _KERNEL, _BIAS
 
 
 def _conv_transpose(m: nn.ConvTranspose2d, options: Options) -> Sequence[Variable]:
     # torch (in, out/groups, *k) and Keras (*k, out, in): the same permutation as Conv, so Keras' fan_in is out * k.
-    return Variable("kernel", "weight"), _BIAS
+    return _KERNEL, _BIAS
 
 
 def _recurrent(m: Any, options: Options, suffixes: Iterable[str] = ("",)) -> Sequence[Variable]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +59,11 @@ class Target:
 
 def targets(model: nn.Module, options: Options) -> list[Target]:
     """All parameters of `model`, and the buffers Keras has a name for, in the order of its modules."""
-    _refuse_lazy(model)
+    modules = list(model.named_modules(remove_duplicate=False))
+    _refuse_lazy(modules)
     found: dict[int, Target] = {}
     by_name: dict[str, Claim] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in modules:
         variables = layout_of(module, options)
         for variable in variables:
             _claim(found, by_name, path, module, variable, main=variable.role == variables[0].role)
@@ -150,18 +150,19 @@ def unsettable(target: Target, model: nn.Module) -> str | None:
     return None
 
 
-def _refuse_lazy(model: nn.Module) -> None:
-    lazy = [name for name, tensor in _tensors(model) if isinstance(tensor, UninitializedTensorMixin)]
+def _refuse_lazy(modules: list[tuple[str, nn.Module]]) -> None:
+    lazy = [
+        _join(path, name)
+        for path, module in modules
+        for tensors in (module._parameters, module._buffers)
+        for name, tensor in tensors.items()
+        if isinstance(tensor, UninitializedTensorMixin)
+    ]
     if lazy:
         raise ValueError(
             f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: "
             "run one forward pass first."
         )
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def _join(path: str, name: str) -> str:

@@ -269,9 +269,9 @@ def test_no_operation_is_wider_than_float32_or_waits_for_the_device(law, dtype):
 
 
 def test_the_operation_recorder_sees_float64_and_waits():
-    """The recorder above can fail: torch's own sampler reads a flag back."""
+    """The recorder above can fail: a loop until no value is outside, as torch's own sampler has, reads a flag back."""
     with _Operations() as seen:
-        torch.nn.init.trunc_normal_(torch.empty(64, 48), a=-0.5, b=0.5)
+        assert not bool((torch.zeros(3) > 2).any())
         torch.empty(3).double()
     assert torch.float64 in seen.dtypes
     assert "_local_scalar_dense" in seen.names
@@ -292,6 +292,7 @@ def test_draws_are_captured_whole(law, dtype):
         assert bool((tensor != 0).any())
 
 
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles_inline_module_allowlist")  # torch 2.6
 def test_compiled_draws_have_their_law():
     """Inductor's kernels for a compiled truncated normal follow the law too."""
     torch._dynamo.reset()

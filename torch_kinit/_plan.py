@@ -111,7 +111,7 @@ class Plan:
         _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
         generators = {generator}
         for step, target in work:
-            own = step.initializer.arguments.get("generator") if step.initializer else None
+            own = step.initializer.arguments.get("generator") if step.initializer and step.initializer.ours else None
             generators.add(_checks.generator(own or generator, target.tensor.device))
         risky = any(not step.initializer.ours or target.parametrized for step, target in work if step.initializer)
         with Undo([g for g in generators if g], enabled=risky) as undo:

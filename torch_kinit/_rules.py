@@ -185,7 +185,13 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
     if isinstance(key, type):
         inside = [path for path, module in model.named_modules() if isinstance(module, key)]
         if inside:
-            return f" {inside[0] or 'The model'} is one, but holds no parameters of its own; name its layers' classes."
+            own = any(True for _ in model.get_submodule(inside[0]).parameters(recurse=False))
+            why = (
+                "has no layout; name its parameters, or use register_layout"
+                if own
+                else ("holds no parameters of its own; name its layers' classes")
+            )
+            return f" {inside[0] or 'The model'} is one, but {why}."
         return _checks.near(key.__name__, {type(m).__name__ for m in model.modules()})
     if isinstance(key, re.Pattern):
         return _checks.near(key.pattern, names) or " A regex must match the whole name."

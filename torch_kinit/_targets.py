@@ -69,15 +69,16 @@ def targets(model: nn.Module, options: Options) -> list[Target]:
             _claim(found, by_name, path, module, variable, main=variable.role == variables[0].role)
         for name in getattr(module, "parametrizations", ()):  # of a parameter that no layout speaks of
             if _join(path, name) not in by_name:
-                _claim(found, by_name, path, module, Variable("", name), main=True)
+                _claim(found, by_name, path, module, Variable("", name), main=False)
                 by_name[_join(path, name)].variable = None
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             full = _join(path, name)
+            alone = sum(p is not None for p in module._parameters.values()) == 1  # no doubt which one is meant
             if full in by_name:
                 if all(m is not module for _, m in by_name[full].modules):
                     by_name[full].modules.append((path, module))
             elif not (isinstance(module, parametrize.ParametrizationList) and name.startswith("original")):
-                by_name[full] = claim = Claim(full, None, [(path, module)], main=True)
+                by_name[full] = claim = Claim(full, None, [(path, module)], main=alone)
                 found.setdefault(id(parameter), Target(parameter)).claims.append(claim)
     return list(found.values())
 

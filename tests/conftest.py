@@ -1,4 +1,4 @@
-"""What all tests share: the devices there are, Keras on torch, and the names doctests use."""
+"""What all tests share: the devices there are, Keras on torch, a fixed seed, and fixtures of several files."""
 
 import os
 
@@ -26,3 +26,35 @@ def device(request):
 def _seeded():
     """Fix torch's global seed, so that a test that draws from it draws the same each time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def _keras_on_cpu():
+    """Keras would take an accelerator where there is one."""
+    import keras
+
+    with keras.device("cpu"):
+        yield
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Registers layouts for one test only."""
+    import torch_kinit as kinit
+    from torch_kinit import _layouts
+
+    monkeypatch.setattr(_layouts, "_LAYOUTS", dict(_layouts._LAYOUTS))
+    return kinit.register_layout
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line in this process; its exit code, stdout and stderr."""
+    from torch_kinit.__main__ import main
+
+    def call(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

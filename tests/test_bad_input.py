@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Wrong arguments are refused in a sentence that names them, and nothing is changed."""
 
 import math
@@ -34,10 +33,14 @@ VALUES = [
     (partial(kinit.variance_scaling_, scale=-1), ValueError, "`scale` must not be negative, got -1"),
     (partial(kinit.variance_scaling_, scale=NAN), ValueError, "`scale` must be finite"),
     (partial(kinit.variance_scaling_, mode="fan_inn"), ValueError, "got 'fan_inn'. Did you mean 'fan_in'"),
-    (partial(kinit.variance_scaling_, mode="FAN_IN"), ValueError, "`mode` must be one of 'fan_in', 'fan_out', 'fan_avg'"),
-    (partial(kinit.variance_scaling_, distribution="normal"), ValueError, "means a truncated normal in Keras and an unt"),
-    (partial(kinit.variance_scaling_, distribution="gauss"), ValueError, "`distribution` must be one of 'truncated_norm"),
-    (partial(kinit.variance_scaling_, layout="pytorch"), ValueError, "`layout` must be one of 'torch', 'keras', got 'py"),
+    (partial(kinit.variance_scaling_, mode="FAN_IN"), ValueError,
+     "`mode` must be one of 'fan_in', 'fan_out', 'fan_avg'"),
+    (partial(kinit.variance_scaling_, distribution="normal"), ValueError,
+     "means a truncated normal in Keras and an unt"),
+    (partial(kinit.variance_scaling_, distribution="gauss"), ValueError,
+     "`distribution` must be one of 'truncated_norm"),
+    (partial(kinit.variance_scaling_, layout="pytorch"), ValueError,
+     "`layout` must be one of 'torch', 'keras', got 'py"),
     (partial(kinit.he_normal_, fans=(3,)), ValueError, r"`fans` must be \(fan_in, fan_out\).* got \(3,\)"),
     (partial(kinit.he_normal_, fans=(-3, 4)), ValueError, r"`fans` must be .* got \(-3, 4\)"),
     (partial(kinit.he_normal_, fans=(1.5, 4)), ValueError, r"`fans` must be .* got \(1.5, 4\)"),
@@ -50,9 +53,11 @@ VALUES = [
     (partial(kinit.identity_, gain=1e39), ValueError, "`gain` 1e.39 does not fit in torch.float32"),
     (partial(kinit.constant_, value=NAN), ValueError, "`value` must be finite, got nan"),
     (partial(kinit.constant_, value=1e39), ValueError, "`value` 1e.39 does not fit in torch.float32"),
-    (partial(kinit.constant_, value=[1.0, INF, 2.0, 3.0]), ValueError, "`value` must be an array of finite real numbers"),
+    (partial(kinit.constant_, value=[1.0, INF, 2.0, 3.0]), ValueError,
+     "`value` must be an array of finite real numbers"),
     (partial(kinit.constant_, value=[1j, 2j, 3j, 4j]), ValueError, "`value` must be an array of finite real numbers"),
-    (partial(kinit.constant_, value=np.array([1e39])), ValueError, "`value` holds numbers that do not fit in torch.float32"),
+    (partial(kinit.constant_, value=np.array([1e39])), ValueError,
+     "`value` holds numbers that do not fit in torch.float32"),
     (partial(kinit.constant_, value=[1.0, 2.0, 3.0]), ValueError, r"of shape \(3,\) does not broadcast .*, \(4, 6\)"),
     (partial(kinit.constant_, value="zero"), TypeError, "`value` must be a number or an array of numbers, got 'zero'"),
     (kinit.unit_forget_bias_, ValueError, r"`tensor` must be a vector of four equal blocks, got shape \(6, 4\)"),

@@ -140,7 +140,8 @@ def random_normal_(
         tensor: what to fill.
         mean: the mean.
         std: the standard deviation, 0 or more.
-        generator: see the top of this module's page.
+        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
+            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
 
     Raises:
         ValueError: an argument is NaN, infinite or negative, or the law does not fit in the tensor's dtype.
@@ -166,7 +167,8 @@ def random_uniform_(
         tensor: what to fill.
         low: the least value.
         high: the greatest value, more than `low`.
-        generator: see the top of this module's page.
+        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
+            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
 
     Raises:
         ValueError: an argument is not finite, `low >= high`, or no value of the dtype lies between them.
@@ -204,7 +206,8 @@ def trunc_normal_(
         std: the standard deviation before truncation, 0 or more.
         lower: the lower bound in standard deviations from the mean; -inf for none.
         upper: the upper bound likewise, more than `lower`. Both may lie far out in one tail.
-        generator: see the top of this module's page.
+        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
+            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
 
     Raises:
         ValueError: an argument is NaN or negative, `lower >= upper`, or the law does not fit in the dtype.

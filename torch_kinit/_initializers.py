@@ -53,7 +53,8 @@ def variance_scaling_(
         fans: `(fan_in, fan_out)` in place of those of the shape (see `fans`). Each is an int, or the axes *in
             Keras' layout* whose sizes are multiplied, as Keras 3.15's input_axes and output_axes.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU, or None.
+        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
+            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
 
     Raises:
         ValueError: `scale` is not positive and finite; an unknown `mode`, `distribution` or `layout`; `fans` that

@@ -173,7 +173,8 @@ def plan(
             parameter's shape where that is named, and the shape of Keras' variable where a role is.
         convention: "keras-3.15", or "keras-3.14" for the attention fans of Keras up to 3.14 and of tf.keras.
         depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False
-            takes it for Conv(groups=...), whose fans differ.
+            takes it for Conv(groups=...), whose fans differ. For one layer a rule does: `partial(he_normal_,
+            layout="torch")`.
         on_uncovered: "error", or "keep" to leave parameters alone that neither Keras' defaults nor a rule cover.
 
     Raises:

@@ -28,7 +28,8 @@ def orthogonal_(
         tensor: what to fill, with at least two axes.
         gain: a finite factor, the singular value of every direction.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU, or None.
+        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
+            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
 
     Raises:
         ValueError: `tensor` has fewer than two axes, or `gain` is not finite.

@@ -1,0 +1,23 @@
+"""The command line called as users do, and what it is called with."""
+
+import os
+import subprocess
+import sys
+
+import torch_kinit as kinit
+
+DEMO = "torch_kinit._demo:PictureAndText"
+LINEAR = ("torch.nn:Linear", "--set", "in_features=20", "--set", "out_features=5")
+
+
+def process(*arguments, cwd=None):
+    """Call it as users do."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(kinit.__file__)))
+    return subprocess.run(
+        [sys.executable, "-m", "torch_kinit", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": root, "COLUMNS": "160"},
+    )

@@ -1,0 +1,63 @@
+"""A recipe is data: it is compared by its law, and goes through JSON and back."""
+
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import torch_kinit as kinit
+from torch_kinit._identifiers import recipe
+from torch_kinit._recipes import Recipe
+
+partial = functools.partial
+
+RECIPES = {
+    "name": ("he_normal", (4, 3)),
+    "keywords": (partial(kinit.variance_scaling_, scale=2.0, mode="fan_out", distribution="uniform"), (4, 3)),
+    "axes": (partial(kinit.he_uniform_, fans=((0,), (1, 2))), (4, 3, 2)),
+    "fans": (partial(kinit.he_uniform_, fans=(7, 9)), (4, 3)),
+    "one-sided": (partial(kinit.trunc_normal_, lower=8, upper=math.inf), (5,)),
+    "NumPy scalars": (partial(kinit.random_normal_, mean=np.float32(0.5), std=np.float64(0.02)), (5,)),
+    "NumPy fans": (partial(kinit.he_normal_, fans=(np.int64(7), np.int64(9))), (4, 3)),
+    "number": (0.1, (3,)),
+    "numpy": (np.arange(6).reshape(2, 3), (2, 3)),
+    "flipped": (np.arange(3.0)[::-1], (3,)),
+    "bool": (np.array([True, False]), (2,)),
+    "bfloat16": (torch.tensor([1.0, 2.0], dtype=torch.bfloat16), (2,)),
+    "nested list": (partial(kinit.constant_, value=[[1.0], [2.0]]), (2, 2)),
+    "window": (partial(kinit.stft_, window=np.array([0.5, 1.0, 2.0])), (4, 1, 3)),
+}
+
+
+@pytest.mark.parametrize(("initializer", "shape"), RECIPES.values(), ids=RECIPES)
+def test_a_recipe_survives_json(initializer, shape):
+    """A recipe read back from standard JSON, which has no infinity, is equal and draws the same."""
+    kept = recipe(initializer)
+    read = Recipe.from_dict(json.loads(json.dumps(kept.to_dict(), allow_nan=False)))
+    assert read == kept
+    assert read.to_dict() == kept.to_dict()
+    first, second = torch.empty(shape), torch.empty(shape)
+    kept(first, generator=torch.Generator().manual_seed(1))
+    read(second, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first, second)
+
+
+def test_recipes_differ_where_their_laws_differ():
+    """Recipes are unequal for another function, another argument, another array, or an array against a number."""
+    arrays = [np.ones(2), np.zeros(2), partial(kinit.constant_, value=np.ones(2))]
+    different = ["he_normal", "he_uniform", 1.0, 2.0, *arrays, "orthogonal", partial(kinit.orthogonal_, gain=2.0)]
+    for i, one in enumerate(different):
+        assert [recipe(one) == recipe(other) for other in different] == [i == j for j in range(len(different))]
+
+
+def test_only_our_own_recipes_become_json():
+    """A function of somebody else's is not written to JSON, and an unknown name is not read from it."""
+    with pytest.raises(ValueError, match=r"torch\.nn\.init\.normal_.*cannot be written to JSON"):
+        recipe(torch.nn.init.normal_).to_dict()
+    with pytest.raises(ValueError, match="cannot be written to JSON"):
+        recipe(partial(kinit.he_normal_, generator=torch.Generator())).to_dict()
+    with pytest.raises(ValueError, match=r"'he_norml_'\. Did you mean 'he_normal_'"):
+        Recipe.from_dict({"name": "he_norml_", "arguments": {}})

@@ -182,3 +182,16 @@ def test_progress_without_tqdm(monkeypatch, capsys):
     kinit.apply(shown, generator=seeded(), progress=True)
     assert capsys.readouterr() == ("", "")
     assert torch.equal(plain.weight, shown.weight)
+
+
+def test_apply_passes_depthwise_on():
+    """apply(depthwise=False) has the fans of Conv2D(groups=...), as plan has."""
+    conv = nn.Conv2d(4, 4, 3, groups=4)
+    assert kinit.apply(conv, depthwise=False)["weight"].fans == kinit.plan(conv, depthwise=False)["weight"].fans
+    assert kinit.apply(conv, depthwise=False)["weight"].fans != kinit.plan(conv)["weight"].fans
+
+
+def test_all_lazy_parameters_are_listed():
+    """The error about lazy parameters names each of them."""
+    with pytest.raises(ValueError, match=re.escape("0.weight, 0.bias, 1.weight, 1.bias are lazy")):
+        kinit.plan(nn.Sequential(nn.LazyLinear(2), nn.LazyLinear(3)))

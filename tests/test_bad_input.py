@@ -55,7 +55,7 @@ VALUES = [
     (partial(kinit.constant_, value=1e39), ValueError, "`value` 1e.39 does not fit in torch.float32"),
     (partial(kinit.constant_, value=[1.0, INF, 2.0, 3.0]), ValueError,
      "`value` must be an array of finite real numbers"),
-    (partial(kinit.constant_, value=[1j, 2j, 3j, 4j]), ValueError, "`value` must be an array of finite real numbers"),
+    (partial(kinit.constant_, value=[1j, 2j, 3j, 4j]), TypeError, "`value` must be a number or an array of numbers"),
     (partial(kinit.constant_, value=np.array([1e39])), ValueError,
      "`value` holds numbers that do not fit in torch.float32"),
     (partial(kinit.constant_, value=[1.0, 2.0, 3.0]), ValueError, r"of shape \(3,\) does not broadcast .*, \(4, 6\)"),
@@ -173,3 +173,12 @@ def test_a_distributed_tensor_is_refused():
     tensor.device_mesh = object()
     with pytest.raises(TypeError, match="is a DTensor, which torch fills wrongly"):
         kinit.he_normal_(tensor)
+
+
+def test_unit_forget_bias_needs_four_blocks():
+    """A vector of no four equal blocks, or a matrix, is refused by unit_forget_bias_ and keeps its values."""
+    for shape in [(6,), (4, 4), ()]:
+        tensor = torch.full(shape, 7.0)
+        with pytest.raises(ValueError, match="four equal blocks"):
+            kinit.unit_forget_bias_(tensor)
+        assert bool((tensor == 7).all())

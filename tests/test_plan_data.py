@@ -206,3 +206,26 @@ def test_html():
     assert [row[:5] + row[6:] for row in parser.rows[1:]] == [cells(step) for step in plan]
     assert "<lambda>" in plan["head.weight"].initializer.__str__()
     assert "<lambda>" not in plan._repr_html_()
+
+
+def test_options_are_part_of_a_plan_and_of_its_json():
+    """Plans of equal steps made with other options differ, also after JSON."""
+    plans = [
+        kinit.plan(nn.Linear(2, 2), convention=convention, depthwise=depthwise)
+        for convention in ("keras-3.15", "keras-3.14")
+        for depthwise in (True, False)
+    ]
+    for i, one in enumerate(plans):
+        read = kinit.Plan.from_dict(one.to_dict())
+        assert (read.convention, read.depthwise) == (one.convention, one.depthwise)
+        assert [read == other for other in plans] == [j == i for j in range(4)]
+
+
+@pytest.mark.parametrize("array", [np.zeros(2, np.float32), torch.zeros(2)], ids=["numpy", "torch"])
+def test_a_plan_keeps_a_copy_of_arrays(array):
+    """What is done to an array after it went into a plan does not change the plan."""
+    model = nn.Linear(2, 2)
+    plan = kinit.plan(model, {"bias": array})
+    array += 5
+    plan.apply()
+    assert bool((model.bias == 0).all())

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import torch_kinit as kinit
 from torch_kinit._identifiers import recipe
@@ -61,3 +62,15 @@ def test_only_our_own_recipes_become_json():
         recipe(partial(kinit.he_normal_, generator=torch.Generator())).to_dict()
     with pytest.raises(ValueError, match=r"'he_norml_'\. Did you mean 'he_normal_'"):
         Recipe.from_dict({"name": "he_norml_", "arguments": {}})
+
+
+def test_recipes_of_other_arguments_differ():
+    """Owners of one tensor whose rules differ in an argument's value alone do not agree."""
+    model = nn.ModuleDict({"words": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    model["head"].weight = model["words"].weight
+    with pytest.raises(kinit.TiedParameterError):
+        kinit.plan(
+            model,
+            {nn.Embedding: partial(kinit.trunc_normal_, std=0.1), nn.Linear: partial(kinit.trunc_normal_, std=0.2)},
+        )
+    assert kinit.plan(nn.Linear(2, 2), {"bias": 1.0}) != kinit.plan(nn.Linear(2, 2), {"bias": 1.5})

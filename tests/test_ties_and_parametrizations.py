@@ -1,5 +1,7 @@
 """A parameter with several owners is drawn once, and one behind a parametrization is set through it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -170,3 +172,19 @@ def test_lazy_parameters(lazy):
     """A parameter without a shape is an error that says to run a forward pass first."""
     with pytest.raises(ValueError, match=r"0\.weight.* lazy and without a shape: run one forward pass first"):
         kinit.plan(nn.Sequential(lazy))
+
+
+class _OneWay(nn.Module):
+    def forward(self, x):
+        return x.exp()
+
+
+def test_apply_refuses_a_parametrization_that_came_after_the_plan():
+    """A parametrization without right_inverse, registered since the plan was made, is an error; nothing is changed."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    plan = kinit.plan(model)
+    nn.utils.parametrize.register_parametrization(model[1], "weight", _OneWay(), unsafe=True)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="_OneWay has no right_inverse"):
+        plan.apply()
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))

@@ -34,11 +34,20 @@ def choice(name: str, value: object, accepted: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r}.{hint}")
 
 
+def boolean(name: str, value: object) -> None:
+    """Refuse a `value` that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
 def number(name: str, value: object, *, infinite: bool = False) -> float:
     """`value` as a float; NaN always, and infinity unless `infinite`, are refused."""
     if isinstance(value, (bool, str, torch.Tensor)) or not hasattr(value, "__float__"):
         raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
-    as_float = float(value)
+    try:
+        as_float = float(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` must fit in a float, got a number beyond 1.8e308.") from None
     if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
         raise ValueError(f"`{name}` must be {'a number' if infinite else 'finite'}, got {value!r}.")
     return as_float
@@ -49,8 +58,9 @@ def array(value: object) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach()
     if hasattr(value, "__array__"):
-        return torch.as_tensor(value.__array__().copy())
-    return torch.as_tensor(value)
+        return torch.as_tensor(value.__array__().copy(), device="cpu")
+    # A list has no dtype of its own, and torch's default may be narrower than what is filled.
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")
 
 
 def spread(name: str, value: object) -> float:
@@ -84,6 +94,11 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
         raise TypeError(f"`{name}` must be a dense (strided) tensor, got a {kind} one.")
     if not value.dtype.is_floating_point or value.dtype.itemsize * 8 < 8 or torch.finfo(value.dtype).min >= 0:
         raise TypeError(f"`{name}` must have a real floating dtype, got {value.dtype}.")
+    if not torch.compiler.is_compiling() and value.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"`{name}` was made in torch.inference_mode() and can only be filled there; "
+            "initialize inside that context, or give a .clone()."
+        )
     if _overlaps(value):
         raise ValueError(
             f"`{name}` of shape {tuple(value.shape)} and strides {value.stride()} holds the same memory more than "

@@ -76,7 +76,12 @@ def recipe(identifier: Any) -> Recipe:
     if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
         return Recipe(elementary.constant_, {"value": _checks.number("value", identifier)})
     if is_array(identifier):
-        return Recipe(array_, {"value": _checks.array(identifier).clone()})  # a plan is data: its own copy
+        value = _checks.array(identifier)
+        if value.is_meta or value.layout != torch.strided:
+            raise ValueError("an array must be dense and hold numbers, not be on the meta device or sparse.")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError("an array must hold finite numbers.")
+        return Recipe(array_, {"value": value.clone()})  # a plan is data: its own copy
     if hasattr(identifier, "get_config"):
         return _from_keras_object(identifier)
     if isinstance(identifier, functools.partial):

@@ -65,6 +65,8 @@ class Variable:
         if parts_wanted > 1 and (tensor.ndim == 0 or tensor.shape[0] % parts_wanted):
             raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no {parts_wanted} equal blocks.")
         parts = [tensor] if self.blocks == 1 else list(tensor.chunk(self.blocks))
+        if self.zero_row is not None and not -len(tensor) <= self.zero_row < len(tensor):
+            raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no row {self.zero_row}.")
         layout = self.layout
         if callable(layout):
             return [layout(part) for part in parts]
@@ -129,7 +131,12 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         raise TypeError(f"`layout` must be a function from a module to its variables, got {layout!r}.")
 
     def checked(module: Any, options: Options) -> Sequence[Variable]:
-        variables = tuple(layout(module))
+        variables = layout(module)
+        if isinstance(variables, Variable) or not isinstance(variables, Iterable):
+            raise TypeError(
+                f"The layout registered for {cls.__name__} must give a list of Variables, got {variables!r}."
+            )
+        variables = tuple(variables)
         for variable in variables:
             if not isinstance(variable, Variable):
                 raise TypeError(f"The layout registered for {cls.__name__} must give Variables, got {variable!r}.")

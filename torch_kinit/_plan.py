@@ -13,7 +13,17 @@ from torch import nn
 from torch_kinit import _checks, _report
 from torch_kinit._layouts import CONVENTIONS, Options
 from torch_kinit._rules import parse_rules, refuse_unused
-from torch_kinit._steps import NOT_SETTABLE, Rehearsed, Step, carry_out, decide, dtype_name, make_step, refuse_uncovered
+from torch_kinit._steps import (
+    NOT_SETTABLE,
+    Rehearsed,
+    Step,
+    carry_out,
+    decide,
+    dtype_name,
+    make_step,
+    refuse_uncovered,
+    rehearse,
+)
 from torch_kinit._targets import Target, targets, unsettable
 from torch_kinit._undo import Undo
 
@@ -38,6 +48,8 @@ class Plan:
         return len(self.steps)
 
     def __getitem__(self, name: str) -> Step:
+        if not isinstance(name, str):
+            raise TypeError(f"A plan is indexed by parameter name, got {name!r}; for a position take `plan.steps`.")
         if name not in self._by_name:
             raise KeyError(f"The plan has no parameter {name!r}.{_checks.near(name, self._by_name)}")
         return self._by_name[name]
@@ -88,6 +100,7 @@ class Plan:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"This is not a plan that `to_dict` wrote: {error!r}.") from None
         _checks.choice("convention", options.convention, CONVENTIONS)
+        _checks.boolean("depthwise", options.depthwise)
         return cls(steps, *options)
 
     def apply(
@@ -107,6 +120,8 @@ class Plan:
         model = self.model if model is None else model
         if model is None:
             raise ValueError("This plan was read from data and has no model: pass one to `apply`.")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
         work = list(self._work(model))
         _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
         generators = {generator}
@@ -139,6 +154,8 @@ class Plan:
             if target.parametrized and step.initializer and (blocking := unsettable(target, model)):
                 raise ValueError(f"{step.name}: {NOT_SETTABLE.format(blocking)}")
             if step.initializer is not None:
+                if model is not self.model:  # a plan read from data may ask for what cannot be done
+                    rehearse(step.initializer, target.claim(step.name).variable, target, step)
                 yield step, target
         left = [name for name, target in by_name.items() if name not in self and target.kind == "parameter"]
         if left:
@@ -195,6 +212,7 @@ def plan(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
     _checks.choice("convention", convention, CONVENTIONS)
+    _checks.boolean("depthwise", depthwise)
     _checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
     parsed = parse_rules(rules)
     found = targets(model, Options(convention, depthwise))

@@ -96,7 +96,7 @@ class Rule:
     def _matches_text(self, text: str) -> bool:
         if isinstance(self.key, re.Pattern):
             return self.key.fullmatch(text) is not None
-        return isinstance(self.key, str) and fnmatch.fnmatchcase(text, self.key)
+        return isinstance(self.key, str) and (text == self.key or fnmatch.fnmatchcase(text, self.key))
 
     def _matches_module(self, path: str, module: nn.Module) -> bool:
         return isinstance(module, self.key) if isinstance(self.key, type) else self._matches_text(path)

@@ -60,6 +60,7 @@ def trunc_normal_(
 ) -> torch.Tensor:
     """Fill `tensor` from N(mean, std**2) given that it lies `lower` to `upper` standard deviations from the mean."""
     if std == 0:
+        _support(mean, std, -math.inf, math.inf, tensor.dtype)
         return _fill(tensor, lambda out, g: out.fill_(mean), generator)
     bounds = _support(mean, std, lower, upper, tensor.dtype)
     if lower == -math.inf and upper == math.inf:

@@ -145,6 +145,14 @@ def _old_norm_hint(target: Target) -> str:
     return ""
 
 
+def rehearse(value: Recipe, variable: Variable | None, target: Target, step: Step) -> None:
+    """Raise what carrying the step out would."""
+    try:
+        _rehearse(value, variable, target)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{step.name} (rule {step.rule}): {error}") from None
+
+
 Rehearsed = dict[Any, tuple[tuple[int, int] | None, Moments | None]]
 
 
@@ -192,7 +200,7 @@ def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
     index = active[0]
     first = decisions[index]
     for claim, other in zip(target.claims, decisions, strict=True):
-        if other.explicit and not isinstance(other.value, Skip) and other.value != first.value:
+        if other is not first and other.explicit and not isinstance(other.value, Skip) and other.value != first.value:
             owner = target.claims[index].name
             raise TiedParameterError(
                 f"{owner} and {claim.name} are one tensor, but {owner} gets {first.value} ({first.rule}) and "
@@ -219,6 +227,11 @@ def _rehearse(
     _checks.tensor(tensor, "parameter")
     if not value.ours:
         return None, None
+    with torch.inference_mode(False):  # in which views would not know what they are views of
+        return _on_meta(value, variable, tensor)
+
+
+def _on_meta(value: Recipe, variable: Variable | None, tensor: Tensor) -> tuple[tuple[int, int] | None, Moments | None]:
     copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     if _whole(value, variable):
         value(copy)

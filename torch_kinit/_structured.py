@@ -153,7 +153,7 @@ def stft_(
         return tensor
     cycle = 2 * (frequencies - 1)
     # t*k modulo the cycle, in integers: the angle is exact however long the frame is.
-    turns = torch.outer(torch.arange(frame), torch.arange(frequencies)).remainder_(cycle)
+    turns = torch.outer(torch.arange(frame, device="cpu"), torch.arange(frequencies, device="cpu")).remainder_(cycle)
     angle = turns.to(torch.float64) * (-2 * math.pi / cycle)
     kernel = angle.cos_() if side == "real" else angle.sin_()
     if values is not None:
@@ -177,7 +177,7 @@ def _window(window: Any, length: int, periodic: bool) -> Tensor | None:
                 "Any other window of SciPy's goes in as scipy.signal.get_window(name, length)."
             )
         if window == "boxcar":
-            return torch.ones(length, dtype=torch.float64)
+            return torch.ones(length, dtype=torch.float64, device="cpu")
         make = getattr(torch.signal.windows, window)
         values: Tensor = make(length, sym=not periodic, dtype=torch.float64, device="cpu")
         return values

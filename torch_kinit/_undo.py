@@ -22,7 +22,7 @@ class Undo:
     def __init__(self, generators: Iterable[torch.Generator], *, enabled: bool) -> None:
         self._enabled = enabled
         self._generators = [(generator, generator.get_state()) for generator in generators] if enabled else []
-        self._values: list[tuple[Tensor, Tensor]] = []
+        self._values: list[tuple[Tensor, Tensor, Tensor]] = []
         self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._states: dict[torch.device, Tensor] = {}
 
@@ -43,7 +43,7 @@ class Undo:
             tensors = [*chain.parameters(), *chain.buffers()]
         else:
             tensors = [target.tensor]
-        self._values += [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._values += [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in tensors]
         device = target.tensor.device
         if device.type not in ("cpu", "meta") and device not in self._states:
             self._states[device] = torch.get_device_module(device).get_rng_state(device)
@@ -57,8 +57,9 @@ class Undo:
             own.clear()
             own.update(kept)
         with torch.no_grad():
-            for tensor, values in reversed(self._values):
-                tensor.copy_(values)
+            for tensor, data, values in reversed(self._values):
+                tensor.data = data  # some put another tensor there
+                data.copy_(values)
         torch.set_rng_state(self._cpu_state)
         for device, state in self._states.items():
             torch.get_device_module(device).set_rng_state(state, device)

@@ -157,3 +157,15 @@ def test_signatures_are_those_of_the_design():
 def test_values_are_drawn_anew_each_call(fill):
     """Two calls without a generator differ."""
     assert not torch.equal(fill(torch.empty(30, 30)), fill(torch.empty(30, 30)))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_initializer_passes_its_arguments_on(name):
+    """`fans` and `generator` reach the engine under each of the six names."""
+    numerator, which, kind = NAMED[name]
+    fill = getattr(kinit, name + "_")
+    before = torch.get_rng_state()
+    first, second = (fill(torch.empty(N), fans=(50, 70), generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+    check_law(first, law_of(numerator / (50 if which == "in" else 120), kind))

@@ -80,7 +80,7 @@ def recipe(identifier: Any) -> Recipe:
         if value.is_meta or value.layout != torch.strided:
             raise ValueError("an array must be dense and hold numbers, not be on the meta device or sparse.")
         if not bool(torch.isfinite(value).all()):
-            raise ValueError("an array must hold finite numbers.")
+            raise ValueError("an array must hold finite real numbers.")
         return Recipe(array_, {"value": value.clone()})  # a plan is data: its own copy
     if hasattr(identifier, "get_config"):
         return _from_keras_object(identifier)

@@ -219,7 +219,7 @@ WEIGHTED = [
             "no bias": {"bias": False},
         }.items()
     ],
-    _recurrent(nn.GRU, kl.GRU, "wide", sizes=(1100, 300)),  # whose blocks change places in more than one step
+    _recurrent(nn.GRU, kl.GRU, "wide", sizes=(200, 150)),  # whose blocks change places in more than one step
     *[
         _cell(cls, twin, states, **kwargs)
         for cls, twin, states in (

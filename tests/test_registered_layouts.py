@@ -94,3 +94,9 @@ def test_layout_of_something_else_is_refused(register):
     register(Own, lambda m: ["weight"])
     with pytest.raises(TypeError, match="Variable"):
         kinit.plan(Own())
+
+
+def test_variable_of_no_blocks():
+    """A variable has one block or more."""
+    with pytest.raises(ValueError, match="`blocks` must be 1 or more, got 0"):
+        Variable("kernel", "weight", blocks=0)

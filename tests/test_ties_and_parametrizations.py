@@ -188,3 +188,21 @@ def test_apply_refuses_a_parametrization_that_came_after_the_plan():
     with pytest.raises(ValueError, match="_OneWay has no right_inverse"):
         plan.apply()
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+
+
+def test_a_shared_module_is_named_by_either_path():
+    """A rule for one of the paths of a module used twice is a rule for the module."""
+    layer = nn.Linear(2, 2)
+    plan = kinit.plan(nn.Sequential(layer, nn.ReLU(), layer), {"2": {"kernel": "he_normal", "bias": kinit.skip}})
+    assert [(s.name, str(s.initializer)) for s in plan] == [("0.weight", "he_normal"), ("0.bias", "None")]
+
+
+def test_inference_tensors_are_refused_outside():
+    """A tensor made in inference mode, which torch lets nobody fill outside, is an error before anything changes."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    with torch.inference_mode():
+        model.append(nn.Linear(2, 2))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"1\.weight .*inference_mode"):
+        kinit.apply(model)
+    assert torch.equal(model[0].weight, before)

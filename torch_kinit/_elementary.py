@@ -53,6 +53,9 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
     """
     _checks.tensor(tensor)
     _checks.choice("layout", layout, LAYOUTS)
+    if isinstance(value, Tensor) and (value.is_meta or value.layout != torch.strided):
+        kind = "on the meta device and has no numbers to fill with" if value.is_meta else f"a {value.layout} tensor"
+        raise ValueError(f"`value` is {kind}.")
     if hasattr(value, "__float__") and not getattr(value, "shape", ()):
         value = _checks.number("value", value.item() if hasattr(value, "item") else value)
         if abs(value) > torch.finfo(tensor.dtype).max:
@@ -64,8 +67,6 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
     view = keras_view(tensor, layout)
-    if values.is_meta:
-        raise ValueError("`value` is on the meta device and has no numbers to fill with.")
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")
     if values.numel() and float(values.double().abs().max()) > torch.finfo(tensor.dtype).max:

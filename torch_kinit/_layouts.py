@@ -82,8 +82,8 @@ class Variable:
 
 
 def _swap(tensor: Tensor, rows: int) -> None:
-    """Exchange the first `rows` rows of `tensor` with the next, 1 MiB or one row at a time."""
-    step = max(1, (1 << 18) // max(1, tensor[0].numel())) if rows else 1
+    """Exchange the first `rows` rows of `tensor` with the next, 64 KiB of float32 or one row at a time."""
+    step = max(1, (1 << 14) // max(1, tensor[0].numel())) if rows else 1
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         first, second = tensor[start:stop], tensor[rows + start : rows + stop]

@@ -196,5 +196,13 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
     if isinstance(key, re.Pattern):
         return _checks.near(key.pattern, names) or " A regex must match the whole name."
     if key in {path for path, _ in model.named_modules()}:
-        return f" That module holds no parameters of its own; write '{key}.*'." if key else ""
+        own = any(True for _ in model.get_submodule(key).parameters(recurse=False))
+        why = "has no main weight" if own else "holds no parameters of its own"
+        return f" That module {why}; write '{key}.*'." if key else ""
+    if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
+        return " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key."
+    paths = {*names, *(path for claim in claims for path, _ in claim.modules)}
+    wrapped = [path for path in paths if path.endswith(f".{key}")]  # in DataParallel, or by torch.compile
+    if key and wrapped:
+        return f" Did you mean {min(wrapped, key=len)!r}?"
     return _checks.near(key, {*names, *(path for claim in claims for path, _ in claim.modules)})

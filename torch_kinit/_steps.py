@@ -166,7 +166,16 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
     fans, law = None, None
     if value is not None:
         try:
-            alike = value, claim.variable, tensor.shape, tensor.stride(), tensor.dtype, type(tensor), tensor.device
+            alike = (
+                value,
+                claim.variable,
+                tensor.shape,
+                tensor.stride(),
+                tensor.dtype,
+                type(tensor),
+                tensor.device,
+                tensor.is_inference(),
+            )
             if alike not in rehearsed:
                 rehearsed[alike] = _rehearse(value, claim.variable, target)
             fans, law = rehearsed[alike]
@@ -192,6 +201,7 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
 
 def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
     """The first owner's decision; owners that skip yield, and one who says something else is an error."""
+    decisions = [_voice(target, decisions, i) for i in range(len(decisions))]
     speaking = [i for i, d in enumerate(decisions) if d.value is not None]
     active = [i for i in speaking if not isinstance(decisions[i].value, Skip)]
     if not active:
@@ -208,6 +218,16 @@ def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
                 f"{{{claim.name!r}: kinit.skip}} as the last rule."
             )
     return index, first
+
+
+def _voice(target: Target, decisions: list[Decision], index: int) -> Decision:
+    """A claim's decision; where it is none of a rule's, that of the same owner under another of its paths."""
+    owner = target.claims[index].modules[0][1]
+    if not decisions[index].explicit:
+        for claim, decision in zip(target.claims, decisions, strict=True):
+            if decision.explicit and claim.modules[0][1] is owner:
+                return decision
+    return decisions[index]
 
 
 def _whole(value: Recipe | None, variable: Variable | None) -> bool:

@@ -92,7 +92,7 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
     if value.is_quantized or value.layout != torch.strided:
         kind = "quantized" if value.is_quantized else str(value.layout)
         raise TypeError(f"`{name}` must be a dense (strided) tensor, got a {kind} one.")
-    if not value.dtype.is_floating_point or value.dtype.itemsize * 8 < 8 or torch.finfo(value.dtype).min >= 0:
+    if not value.dtype.is_floating_point or torch.finfo(value.dtype).min >= 0:
         raise TypeError(f"`{name}` must have a real floating dtype, got {value.dtype}.")
     if not torch.compiler.is_compiling() and value.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(

@@ -205,4 +205,4 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
     wrapped = [path for path in paths if path.endswith(f".{key}")]  # in DataParallel, or by torch.compile
     if key and wrapped:
         return f" Did you mean {min(wrapped, key=len)!r}?"
-    return _checks.near(key, {*names, *(path for claim in claims for path, _ in claim.modules)})
+    return _checks.near(key, paths)

@@ -28,6 +28,15 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def _one_thread():
+    """Several threads wait for each other at every operation, long where another process has a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def _keras_on_cpu():
     """Keras would take an accelerator where there is one."""

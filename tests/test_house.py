@@ -11,8 +11,18 @@ PACKAGE = Path(kinit.__file__).parent
 
 # Each module imports only from those above it.
 ORDER = [
+    "streams",
+    "streams.fused",
+    "streams.subnormals",
+    "streams.threefry",
+    "streams.xla",
+    "streams.philox",
+    "streams.glibc",
+    "streams.stateless",
+    "streams.oversampled",
     "_checks",
     "_fans",
+    "_keras_seed",
     "_samplers",
     "_elementary",
     "_initializers",
@@ -22,31 +32,49 @@ ORDER = [
     "_identifiers",
     "_moments",
     "_targets",
+    "_filling",
     "_rules",
     "_steps",
     "_undo",
     "_report",
     "_plan",
+    "_keras_layers",
+    "_keras_wrappers",
+    "_keras_order",
+    "_keras_models",
+    "_slots",
+    "_matching",
+    "_exchange",
+    "_twins",
+    "_replay",
     "__init__",
     "_demo",
     "__main__",
 ]
 
 
+def path_of(module):
+    """The file of a module."""
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def imports_of(module):
     """The package's modules that a module imports."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "torch_kinit":
             for alias in node.names:
                 yield alias.name if alias.name in ORDER else "__init__"
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch_kinit."):
-            yield node.module.removeprefix("torch_kinit.")
+            imported = node.module.removeprefix("torch_kinit.")
+            for alias in node.names:
+                yield f"{imported}.{alias.name}" if f"{imported}.{alias.name}" in ORDER else imported
 
 
 def test_every_module_has_its_place():
     """The order names every file of the package."""
-    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ORDER)
+    assert {*PACKAGE.glob("**/*.py")} == {path_of(module) for module in ORDER}
 
 
 def test_imports_go_one_way():

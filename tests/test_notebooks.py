@@ -1,8 +1,10 @@
 """The notebooks run from top to bottom, and what is stored of them is fit to publish."""
 
+import functools
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -13,12 +15,29 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import torch_kinit
+from tests.backends import backend
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 300_000
 
 # A path from the root of a file system, two names long or more; not a URL, a fraction or an HTML tag.
 ABSOLUTE_PATH = re.compile(r"(?<![\w:/.<)}])/[\w.-]+(?:/[\w.-]+)+|\b[A-Za-z]:\\\w+")
+
+# The first values of each kernel, but for the orthogonal ones, of the networks that a notebook defines.
+FIRST_VALUES = """
+import keras
+from keras import layers
+
+{definitions}
+
+result = []
+for network, make in (("image", keras_image), ("text", keras_text)):
+    keras.utils.set_random_seed(7)
+    for weight in make().weights:
+        if weight.name in ("kernel", "embeddings"):
+            result.append((network, keras.ops.convert_to_numpy(weight).ravel()[:3]))
+"""
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -53,6 +72,22 @@ def execute(notebook, folder):
     client = NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(run)}})
     client.execute(cleanup_kc=True)  # a manager of our own is otherwise left running
     return notebook
+
+
+@functools.cache
+def executed(path):
+    """A notebook after its run; once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        return execute(read(path), Path(folder))
+
+
+def table_of(notebook, header):
+    """The rows of the table whose header starts so, among the outputs of a notebook."""
+    outputs = [
+        out.get("data", {}).get("text/markdown", "") for cell in notebook.cells for out in cell.get("outputs", [])
+    ]
+    (found,) = [text for text in outputs if text.startswith(header)]
+    return [[field.strip() for field in line.strip("| ").split("|")] for line in found.splitlines()]
 
 
 def faults(notebook):
@@ -92,8 +127,8 @@ def shown(notebook):
 
 
 def test_there_are_notebooks():
-    """The first notebook is where the tests look for it."""
-    assert "1-the-five-laws" in [path.stem for path in NOTEBOOKS]
+    """The notebooks are where the tests look for them."""
+    assert {"1-the-five-laws", "3-matching-keras"} <= {path.stem for path in NOTEBOOKS}
 
 
 @each_notebook
@@ -106,10 +141,24 @@ def test_stored_notebook_is_fit_to_publish(path):
 
 
 @each_notebook
-def test_notebook_runs(path, tmp_path):
+def test_notebook_runs(path):
     """Every cell runs without an error, in a kernel that knows nothing of the cells that ran before it was stored."""
-    executed = execute(read(path), tmp_path)
-    assert shown(executed) == shown(read(path)), "what is stored is not what the cells show; run and store it again"
+    assert shown(executed(path)) == shown(read(path)), (
+        "what is stored is not what the cells show; run and store it again"
+    )
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow"])
+def test_first_values_are_those_of_keras(name):
+    """What the third notebook prints as Keras' weights on a backend, stored or run anew, real Keras draws on it."""
+    path = next(path for path in NOTEBOOKS if path.stem == "3-matching-keras")
+    definitions = next(cell.source for cell in read(path).cells if "def keras_image" in cell.source)
+    drawn = backend(name)(FIRST_VALUES.replace("{definitions}", definitions))
+    expected = [(network, ", ".join(f"{value:.9g}" for value in values.tolist())) for network, values in drawn]
+    for notebook in (executed(path), read(path)):
+        header, _, *rows = table_of(notebook, "| kernel | jax")
+        column = header.index(name)
+        assert [(row[0].partition(":")[0], row[column]) for row in rows] == expected
 
 
 def test_failing_cell_is_reported(tmp_path):

@@ -114,7 +114,7 @@ VALUE_ERRORS = {
     "partial's argument": (
         functools.partial(kinit.random_normal_, stddev=1.0),
         TypeError,
-        "Rule Linear: random_normal_ takes no argument 'stddev', but mean, std, generator.",
+        "Rule Linear: random_normal_ takes no argument 'stddev', but mean, std, layout, generator.",
     ),
     "partial's value": (
         functools.partial(kinit.random_normal_, std=-1.0),

@@ -9,6 +9,7 @@ from torch_kinit._elementary import (
     unit_forget_bias_,
     zeros_,
 )
+from torch_kinit._exchange import from_keras, to_keras
 from torch_kinit._fans import fans
 from torch_kinit._identifiers import get, serialize
 from torch_kinit._initializers import (
@@ -20,8 +21,11 @@ from torch_kinit._initializers import (
     lecun_uniform_,
     variance_scaling_,
 )
+from torch_kinit._keras_seed import KerasSeed
 from torch_kinit._layouts import Variable, register_layout
+from torch_kinit._matching import rules_from_keras
 from torch_kinit._plan import Plan, apply, plan
+from torch_kinit._replay import replay_keras
 from torch_kinit._rules import (
     KERAS_DEFAULTS,
     TiedParameterError,
@@ -31,20 +35,24 @@ from torch_kinit._rules import (
 )
 from torch_kinit._steps import Step
 from torch_kinit._structured import identity_, orthogonal_, stft_
+from torch_kinit._twins import Twin, twin
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "KERAS_DEFAULTS",
+    "KerasSeed",
     "Plan",
     "Step",
     "TiedParameterError",
+    "Twin",
     "UncoveredParameterError",
     "UnusedRuleError",
     "Variable",
     "apply",
     "constant_",
     "fans",
+    "from_keras",
     "get",
     "glorot_normal_",
     "glorot_uniform_",
@@ -59,10 +67,14 @@ __all__ = [
     "random_normal_",
     "random_uniform_",
     "register_layout",
+    "replay_keras",
+    "rules_from_keras",
     "serialize",
     "skip",
     "stft_",
+    "to_keras",
     "trunc_normal_",
+    "twin",
     "unit_forget_bias_",
     "variance_scaling_",
     "zeros_",

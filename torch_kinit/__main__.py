@@ -1,4 +1,4 @@
-"""`python -m torch_kinit`: a demonstration; `plan` and `apply` do the same for any importable model."""
+"""`python -m torch_kinit`: a demonstration; `plan`, `apply` and `replay` do the same for any importable model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from torch_kinit import Plan, _report, plan
+from torch_kinit import Plan, _report, plan, replay_keras
 from torch_kinit._demo import PictureAndText
+from torch_kinit._keras_models import BUILDS
+from torch_kinit._keras_seed import BACKENDS
 from torch_kinit._targets import holder_of
 
 _RULES_HELP = """\
 A rule file holds one JSON or TOML object, rules from top to bottom. Its keys are globs over parameter names
 and module paths, "re:..." for a regex, or a class as "torch.nn:Conv2d"; its values Keras names or configs,
 numbers, "skip", or an object from roles (kernel, bias, ...) to such values."""
+
+_REPLAY_HELP = """\
+Without --keras-config each torch module, in the order of registration, counts for the Keras layer of its kind;
+with it, the saved model tells the layers, their initializers and their order."""
 
 
 class _UsageError(Exception):
@@ -57,38 +63,60 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the demonstration (default 0)")
     commands = parser.add_subparsers(dest="command")
     for name, what in (("plan", "print what each parameter would get"), ("apply", "initialize, and print the values")):
-        command = commands.add_parser(
-            name, help=what, description=what, epilog=_RULES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        command.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:GRU")
+        command = _command(commands, name, what, _RULES_HELP)
         command.add_argument(
             "--rules", metavar="FILE", type=Path, help="rules on top of Keras' defaults, .json or .toml"
         )
         command.add_argument("--seed", type=int, default=None, help="seed of a torch.Generator on the CPU")
-        command.add_argument(
-            "--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory"
-        )
-        command.add_argument("--json", action="store_true", help="print JSON")
+    replay = _command(commands, "replay", "give the weights that Keras starts from, and print them", _REPLAY_HELP)
+    replay.add_argument("--seed", type=int, required=True, help="what keras.utils.set_random_seed was given")
+    replay.add_argument("--backend", required=True, choices=BACKENDS, help="Keras' backend")
+    replay.add_argument(
+        "--keras-config", metavar="FILE", type=Path, help="the Keras model: a .keras file, or .json of model.to_json()"
+    )
+    replay.add_argument("--build", choices=BUILDS, help="how the Keras program makes its layers")
     return parser
+
+
+def _command(commands: Any, name: str, what: str, more: str) -> argparse.ArgumentParser:
+    """A subcommand with what all of them take."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:GRU")
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    return command
 
 
 def _run(options: argparse.Namespace) -> None:
     settings = dict(_setting(text) for text in options.set)
-    rules = _read_rules(options.rules) if options.rules else None
-    generator = _generator(options.seed)
     with warnings.catch_warnings(record=True) as held:  # an error is one line, without warnings before it
-        model = _build(options.model, settings)
-        made = plan(model, rules)
+        made, model = _carry_out(options, settings)
     for warning in held:
         warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     if options.command == "plan":
         print(json.dumps(made.to_dict(), indent=1) if options.json else made)
-        return
-    made.apply(generator=generator)
-    if options.json:
+    elif options.json:
         print(json.dumps({**made.to_dict(), "values": _values(made, model)}, indent=1))
     else:
         print(made, _values_text(made, model), sep="\n\n")
+
+
+def _carry_out(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[Plan, nn.Module]:
+    if options.command == "replay":
+        if options.keras_config and not options.keras_config.exists():
+            raise _UsageError(f"There is no file {options.keras_config}.")
+        model = _build(options.model, settings)
+        made = replay_keras(
+            model, options.seed, backend=options.backend, keras_config=options.keras_config, build=options.build
+        )
+        return made, model
+    rules = _read_rules(options.rules) if options.rules else None
+    generator = _generator(options.seed)
+    model = _build(options.model, settings)
+    made = plan(model, rules)
+    return made if options.command == "plan" else made.apply(generator=generator), model
 
 
 def _demonstrate(seed: int) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
+from torch_kinit.streams import AnyGenerator, Stream
+
 
 def near(name: str, accepted: Iterable[str]) -> str:
     """A hint such as " Did you mean 'he_normal'?", or nothing."""
@@ -125,13 +127,12 @@ def _overlaps(value: torch.Tensor) -> bool:
     return False
 
 
-def generator(value: object, device: torch.device) -> torch.Generator | None:
-    """`value` if it can draw for a tensor on `device`: no generator, one of that device, or a CPU one."""
-    if value is None:
-        return None
+def generator(value: object, device: torch.device) -> AnyGenerator:
+    """`value` if it can draw for a tensor on `device`: none, a Stream, a generator of that device, or a CPU one."""
+    if value is None or isinstance(value, Stream):
+        return value
     if not isinstance(value, torch.Generator):
-        seed = f" For a seed, pass torch.Generator().manual_seed({value})." if isinstance(value, int) else ""
-        raise TypeError(f"`generator` must be a torch.Generator or None, got {value!r}.{seed}")
+        raise TypeError(f"`generator` must be a torch.Generator, a KerasSeed or None, got {value!r}.{_seed(value)}")
     same = value.device.type == device.type and (None in (value.device.index, device.index) or value.device == device)
     if not same and value.device.type != "cpu" and device.type != "meta":
         raise ValueError(
@@ -139,3 +140,9 @@ def generator(value: object, device: torch.device) -> torch.Generator | None:
             "pass a generator of the tensor's device, or a CPU one."
         )
     return value
+
+
+def _seed(value: object) -> str:
+    if isinstance(value, int):
+        return f" For a seed, pass torch.Generator().manual_seed({value}) or KerasSeed({value}, backend=...)."
+    return ""

@@ -5,15 +5,19 @@ What these functions and those of `_initializers` and `_structured` share, said 
 * They fill `tensor` in place, without recording gradients, and return it. It may have any strided floating
   dtype, memory format and device; zero-size tensors and tensors on `meta` are left as they are.
 * `layout` says how the axes of `tensor` are ordered: "torch", (out, in, *spatial), or "keras", (*spatial, in, out).
+  To laws without fans it matters only for the numbers of a KerasSeed, which fill the tensor in Keras' order.
 * `generator` is a torch.Generator on the tensor's device or on the CPU (then values are drawn there and
-  copied), or None for torch's global generator of the tensor's device. Under torch.compile(fullgraph=True)
-  only None can be traced: torch breaks the graph at a Generator (pytorch issues 88576 and 93737).
+  copied), a KerasSeed, or None for torch's global generator of the tensor's device. Under
+  torch.compile(fullgraph=True) only None can be traced: torch breaks the graph at a Generator (pytorch issues
+  88576 and 93737).
 * Wrong arguments raise a ValueError or TypeError that names them, and nothing is changed: NaN, a negative std,
   an unknown mode, an integer, complex, sparse or overlapping tensor, a generator of another accelerator.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +25,7 @@ from torch import Tensor
 
 from torch_kinit import _checks, _samplers
 from torch_kinit._fans import LAYOUTS
+from torch_kinit.streams import AnyGenerator, Stream
 
 
 def keras_view(tensor: Tensor, layout: str) -> Tensor:
@@ -28,6 +33,11 @@ def keras_view(tensor: Tensor, layout: str) -> Tensor:
     if layout == "keras" or tensor.ndim < 2:
         return tensor
     return tensor.permute(*range(2, tensor.ndim), 1, 0)
+
+
+def in_order(tensor: Tensor, layout: str, generator: AnyGenerator) -> Tensor:
+    """`tensor` as `generator` fills it: a Stream goes by Keras' axes, torch's generators by the order of memory."""
+    return keras_view(tensor, layout) if isinstance(generator, Stream) else tensor
 
 
 def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Tensor:
@@ -107,11 +117,19 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
 
 
-def unit_forget_bias_(tensor: Tensor) -> Tensor:
+def unit_forget_bias_(
+    tensor: Tensor, others: Callable[..., object] | None = None, *, generator: AnyGenerator = None
+) -> Tensor:
     """Fill an LSTM's bias of size 4n with 1 in the forget gate's block, `[n:2n]`, and 0 elsewhere.
 
     The gates are ordered input, forget, cell, output, in torch as in Keras. torch adds two biases; give this to
     one and zeros to the other, or the forget gate starts at 2.
+
+    Args:
+        tensor: what to fill.
+        others: an in-place initializer for the other blocks in place of zeros. It is called twice, for the first block
+            and for the last two, as Keras calls its `bias_initializer`.
+        generator: what `others` draws from, as in `random_normal_`.
 
     Raises:
         ValueError: `tensor` is not a vector of a size divisible by four.
@@ -126,14 +144,28 @@ def unit_forget_bias_(tensor: Tensor) -> Tensor:
     _checks.tensor(tensor)
     if tensor.ndim != 1 or tensor.shape[0] % 4:
         raise ValueError(f"`tensor` must be a vector of four equal blocks, got shape {tuple(tensor.shape)}.")
+    if others is not None and not callable(others):
+        raise TypeError(f"`others` must be a function that fills a tensor, got {others!r}.")
+    generator = _checks.generator(generator, tensor.device)
     units = tensor.shape[0] // 4
     with torch.no_grad():
-        tensor.zero_()[units : 2 * units].fill_(1.0)
+        if others is None:
+            tensor.zero_()
+        else:
+            drawn = {"generator": generator} if "generator" in inspect.signature(others).parameters else {}
+            others(tensor[:units], **drawn)
+            others(tensor[2 * units :], **drawn)
+        tensor[units : 2 * units].fill_(1.0)
     return tensor
 
 
 def random_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 0.05, *, generator: torch.Generator | None = None
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 0.05,
+    *,
+    layout: str = "torch",
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from the normal law N(mean, std**2).
 
@@ -141,8 +173,9 @@ def random_normal_(
         tensor: what to fill.
         mean: the mean.
         std: the standard deviation, 0 or more.
-        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
-            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
+        layout: the axes' order, "torch" or "keras".
+        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
         ValueError: an argument is NaN, infinite or negative, or the law does not fit in the tensor's dtype.
@@ -156,11 +189,19 @@ def random_normal_(
     """
     _checks.tensor(tensor)
     mean, std = _checks.number("mean", mean), _checks.spread("std", std)
-    return _samplers.normal_(tensor, mean, std, _checks.generator(generator, tensor.device))
+    _checks.choice("layout", layout, LAYOUTS)
+    generator = _checks.generator(generator, tensor.device)
+    _samplers.normal_(in_order(tensor, layout, generator), mean, std, generator)
+    return tensor
 
 
 def random_uniform_(
-    tensor: Tensor, low: float = -0.05, high: float = 0.05, *, generator: torch.Generator | None = None
+    tensor: Tensor,
+    low: float = -0.05,
+    high: float = 0.05,
+    *,
+    layout: str = "torch",
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from the uniform law U[low, high].
 
@@ -168,8 +209,9 @@ def random_uniform_(
         tensor: what to fill.
         low: the least value.
         high: the greatest value, more than `low`.
-        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
-            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
+        layout: the axes' order, "torch" or "keras".
+        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
         ValueError: an argument is not finite, `low >= high`, or no value of the dtype lies between them.
@@ -183,7 +225,10 @@ def random_uniform_(
     """
     _checks.tensor(tensor)
     low, high = _checks.interval("low", low, "high", high)
-    return _samplers.uniform_(tensor, low, high, _checks.generator(generator, tensor.device))
+    _checks.choice("layout", layout, LAYOUTS)
+    generator = _checks.generator(generator, tensor.device)
+    _samplers.uniform_(in_order(tensor, layout, generator), low, high, generator)
+    return tensor
 
 
 def trunc_normal_(
@@ -193,7 +238,8 @@ def trunc_normal_(
     *,
     lower: float = -2.0,
     upper: float = 2.0,
-    generator: torch.Generator | None = None,
+    layout: str = "torch",
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from N(mean, std**2) conditioned on `mean + lower*std <= x <= mean + upper*std`.
 
@@ -207,8 +253,9 @@ def trunc_normal_(
         std: the standard deviation before truncation, 0 or more.
         lower: the lower bound in standard deviations from the mean; -inf for none.
         upper: the upper bound likewise, more than `lower`. Both may lie far out in one tail.
-        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
-            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
+        layout: the axes' order, "torch" or "keras".
+        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
         ValueError: an argument is NaN or negative, `lower >= upper`, or the law does not fit in the dtype.
@@ -227,4 +274,7 @@ def trunc_normal_(
     _checks.tensor(tensor)
     mean, std = _checks.number("mean", mean), _checks.spread("std", std)
     lower, upper = _checks.interval("lower", lower, "upper", upper, infinite=True)
-    return _samplers.trunc_normal_(tensor, mean, std, lower, upper, _checks.generator(generator, tensor.device))
+    _checks.choice("layout", layout, LAYOUTS)
+    generator = _checks.generator(generator, tensor.device)
+    _samplers.trunc_normal_(in_order(tensor, layout, generator), mean, std, lower, upper, generator)
+    return tensor

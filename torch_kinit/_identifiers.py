@@ -13,6 +13,7 @@ from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
 from torch_kinit._initializers import AMBIGUOUS_NORMAL
+from torch_kinit._keras_seed import KerasSeed
 from torch_kinit._recipes import PARAMETERS, Initializer, Recipe, array_, is_array, plain_scalar
 
 
@@ -143,10 +144,11 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
     config.pop("dtype", None)  # TensorFlow 1 wrote it; tf.keras drops it too
     arguments: dict[str, Any] = {}
     if row.random:
-        if config.pop("seed", None) is not None:
+        if (seed := config.pop("seed", None)) is not None:
+            shown = seed if isinstance(seed, int) else "..."
             _checks.warn(
-                f"The seed in the config of {name} names a stream of Keras' own and is not used: the law is kept, "
-                "the values come from `generator`."
+                f"The seed in the config of {name} names other numbers on each backend of Keras' and is not used: the "
+                f"law is kept, the values come from `generator`, such as KerasSeed({shown}, backend=...)."
             )
         if row.function in _FANNED:
             axes = config.pop("input_axes", None), config.pop("output_axes", None)
@@ -199,7 +201,8 @@ def get(identifier: Any) -> Initializer | None:
         >>> get({"class_name": "VarianceScaling", "config": {"scale": 2.0, "distribution": "normal"}}).keywords
         {'scale': 2.0, 'distribution': 'truncated_normal'}
 
-    A seed in a config is not used, with a warning: it names one of Keras' own streams.
+    A seed in a config is not used, with a warning: it names other numbers on each of Keras' backends. `replay_keras`
+    and `KerasSeed` draw them.
     """
     if identifier is None:
         return None
@@ -215,7 +218,7 @@ def serialize(initializer: Any) -> dict[str, Any]:
 
     Raises:
         ValueError: Keras has no such initializer: another function, `lower` and `upper` other than two, `fans` given
-            as numbers, a `generator`.
+            as numbers, a `generator` other than a KerasSeed.
 
     Example:
         >>> from functools import partial
@@ -234,6 +237,8 @@ def serialize(initializer: Any) -> dict[str, Any]:
     if arguments.get("distribution") == "normal":
         raise ValueError(AMBIGUOUS_NORMAL)
     config: dict[str, Any] = {"seed": None} if row.random else {}
+    if isinstance(arguments.get("generator"), KerasSeed):
+        config["seed"] = arguments.pop("generator").seed
     config |= {key: _written(arguments.pop(name)) for key, name in row.config.items()}
     if row.function in _FANNED:
         axes = arguments.pop("fans") or (None, None)

@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torch_kinit import _checks, _samplers
-from torch_kinit._elementary import keras_view
+from torch_kinit._elementary import in_order, keras_view
 from torch_kinit._fans import LAYOUTS, fans_by_axes, fans_of, shape_of
+from torch_kinit.streams import AnyGenerator
 
 Fans = tuple[int | Iterable[int], int | Iterable[int]]
 
@@ -37,7 +37,7 @@ def variance_scaling_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` with values of mean 0 and variance scale / n, with n set by the layer's fans.
 
@@ -53,8 +53,8 @@ def variance_scaling_(
         fans: `(fan_in, fan_out)` in place of those of the shape (see `fans`). Each is an int, or the axes *in
             Keras' layout* whose sizes are multiplied, as Keras 3.15's input_axes and output_axes.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
-            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
+        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
         ValueError: `scale` is not positive and finite; an unknown `mode`, `distribution` or `layout`; `fans` that
@@ -62,6 +62,7 @@ def variance_scaling_(
             else the untruncated.
 
     Example:
+        >>> import torch
         >>> w = variance_scaling_(torch.empty(64, 32, 3, 3), 2.0, "fan_out", "uniform")
         >>> bool(w.abs().max() <= (6 / (64 * 9)) ** 0.5)
         True
@@ -79,12 +80,15 @@ def variance_scaling_(
     _checks.choice("layout", layout, LAYOUTS)
     generator = _checks.generator(generator, tensor.device)
     variance = scaled_variance(resolve_fans(fans, keras_view(tensor, layout).shape), scale, mode)
+    ordered = in_order(tensor, layout, generator)
     if distribution == "uniform":
         limit = math.sqrt(3.0 * variance)
-        return _samplers.uniform_(tensor, -limit, limit, generator)
-    if distribution == "untruncated_normal":
-        return _samplers.normal_(tensor, 0.0, math.sqrt(variance), generator)
-    return _samplers.trunc_normal_(tensor, 0.0, math.sqrt(variance) / TRUNCATED_STD, -2.0, 2.0, generator)
+        _samplers.uniform_(ordered, -limit, limit, generator)
+    elif distribution == "untruncated_normal":
+        _samplers.normal_(ordered, 0.0, math.sqrt(variance), generator)
+    else:
+        _samplers.trunc_normal_(ordered, 0.0, math.sqrt(variance) / TRUNCATED_STD, -2.0, 2.0, generator)
+    return tensor
 
 
 def scaled_variance(fans: tuple[int, int], scale: float, mode: str) -> float:
@@ -117,13 +121,14 @@ def lecun_normal_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from a normal truncated at two, with variance 1 / fan_in.
 
     Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal")`, which this is.
 
     Example:
+        >>> import torch
         >>> w = lecun_normal_(torch.empty(256, 400))
         >>> bool(abs(w.std() - 400**-0.5) < 1e-3)
         True
@@ -138,13 +143,14 @@ def lecun_uniform_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from U[-a, a] with a = sqrt(3 / fan_in).
 
     Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_in", "uniform")`, which this is.
 
     Example:
+        >>> import torch
         >>> bool(lecun_uniform_(torch.empty(8, 300)).abs().max() <= 0.1)
         True
 
@@ -158,13 +164,14 @@ def glorot_normal_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from a normal truncated at two, with variance 2 / (fan_in + fan_out).
 
     Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_avg", "truncated_normal")`, which this is.
 
     Example:
+        >>> import torch
         >>> w = glorot_normal_(torch.empty(300, 500))
         >>> bool(abs(w.std() - 0.05) < 1e-3)
         True
@@ -180,13 +187,14 @@ def glorot_uniform_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from U[-a, a] with a = sqrt(6 / (fan_in + fan_out)).
 
     Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_avg", "uniform")`, which this is.
 
     Example:
+        >>> import torch
         >>> bool(glorot_uniform_(torch.empty(200, 400)).abs().max() <= 0.1)
         True
 
@@ -201,13 +209,14 @@ def he_normal_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from a normal truncated at two, with variance 2 / fan_in.
 
     Args and Raises: as `variance_scaling_(tensor, 2.0, "fan_in", "truncated_normal")`, which this is.
 
     Example:
+        >>> import torch
         >>> w = he_normal_(torch.empty(100, 8, 10, 10))
         >>> bool(abs(w.std() - 0.05) < 1e-3)
         True
@@ -222,13 +231,14 @@ def he_uniform_(
     *,
     fans: Fans | None = None,
     layout: str = "torch",
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
 ) -> Tensor:
     """Fill `tensor` from U[-a, a] with a = sqrt(6 / fan_in).
 
     Args and Raises: as `variance_scaling_(tensor, 2.0, "fan_in", "uniform")`, which this is.
 
     Example:
+        >>> import torch
         >>> bool(he_uniform_(torch.empty(8, 600)).abs().max() <= 0.1)
         True
 

@@ -36,6 +36,7 @@ class Variable:
         swapped: whether the first two of three blocks along the first axis stand in the other order in Keras.
         default: the Keras initializer, by name; None for the role's usual one in `KERAS_DEFAULTS`.
         zero_row: the index of a row that stays zero whatever the initializer.
+        row: (index, rows) where this tensor is one of so many rows of one variable of Keras'.
 
     Example:
         >>> Variable("kernel", "weight").views(torch.empty(8, 4, 3, 5))[0].shape
@@ -50,6 +51,7 @@ class Variable:
     swapped: bool = False
     default: str | None = None
     zero_row: int | None = field(default=None, kw_only=True)
+    row: tuple[int, int] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.layout):
@@ -71,6 +73,13 @@ class Variable:
         if callable(layout):
             return [layout(part) for part in parts]
         return [keras_view(part, layout) for part in parts]
+
+    def blocks_of(self, tensor: Tensor) -> list[Tensor]:
+        """Keras' variables, one a block, with swapped blocks where Keras has them; views of `tensor` or of a copy."""
+        if self.swapped:
+            tensor = tensor.clone()
+            _swap(tensor, tensor.shape[0] // 3)
+        return self.views(tensor)
 
     def fill(self, tensor: Tensor, initializer: Callable[[Tensor], object]) -> None:
         """Run `initializer` on each Keras view of `tensor`, then put swapped blocks where torch has them."""
@@ -201,7 +210,10 @@ def _recurrent(m: Any, options: Options, suffixes: Iterable[str] = ("",)) -> Seq
         ]
         if m.bias and gru:  # Keras has one bias, (2, 3 * units), of which these are the rows
             fans = (2, 3 * m.hidden_size)
-            variables += [Variable("bias", f"bias_{part}{suffix}", fans=fans, swapped=True) for part in ("ih", "hh")]
+            variables += [
+                Variable("bias", f"bias_{part}{suffix}", fans=fans, swapped=True, row=(index, 2))
+                for index, part in enumerate(("ih", "hh"))
+            ]
         elif m.bias:  # Keras has one bias; torch adds a second one, which stays zero
             default = "unit_forget_bias" if lstm else None
             variables += [

@@ -47,7 +47,9 @@ def moments(recipe: Recipe, keras_shape: tuple[int, ...], fans: tuple[int, int] 
         return _uniform(given["low"], given["high"])
     if recipe.function is elementary.trunc_normal_:
         return _truncated(given["mean"], given["std"], given["lower"], given["upper"])
-    if recipe.function is structured.orthogonal_ and 0 not in keras_shape:
+    if recipe.function is structured.orthogonal_ and 0 in keras_shape:
+        return None
+    if recipe.function is structured.orthogonal_:
         # The squares of a unit vector of n entries sum to one; n is the longer side of the flattened matrix.
         gain, longer = abs(given["gain"]), max(keras_shape[-1], math.prod(keras_shape[:-1]))
         return Moments(0.0, gain / math.sqrt(longer), -gain, gain)
@@ -56,7 +58,7 @@ def moments(recipe: Recipe, keras_shape: tuple[int, ...], fans: tuple[int, int] 
 
 def _of_values(recipe: Recipe, keras_shape: tuple[int, ...]) -> Moments | None:
     """Those of an initializer without chance, from its very values."""
-    if recipe.accepts("generator") or 0 in keras_shape:
+    if 0 in keras_shape or recipe.arguments.get("others") is not None:
         return None
     if recipe.function in (elementary.zeros_, elementary.ones_):
         value = float(recipe.function is elementary.ones_)

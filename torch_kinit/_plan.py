@@ -11,21 +11,22 @@ import torch
 from torch import nn
 
 from torch_kinit import _checks, _report
+from torch_kinit._filling import carry_out
 from torch_kinit._layouts import CONVENTIONS, Options
 from torch_kinit._rules import parse_rules, refuse_unused
 from torch_kinit._steps import (
     NOT_SETTABLE,
     Rehearsed,
     Step,
-    carry_out,
     decide,
     dtype_name,
     make_step,
     refuse_uncovered,
-    rehearse,
+    rehearse_step,
 )
 from torch_kinit._targets import Target, targets, unsettable
 from torch_kinit._undo import Undo
+from torch_kinit.streams import AnyGenerator, Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +104,14 @@ class Plan:
         _checks.boolean("depthwise", options.depthwise)
         return cls(steps, *options)
 
-    def apply(
-        self, model: nn.Module | None = None, *, generator: torch.Generator | None = None, progress: bool = False
-    ) -> Plan:
+    def apply(self, model: nn.Module | None = None, *, generator: AnyGenerator = None, progress: bool = False) -> Plan:
         """Carry the plan out, and return it.
 
         Args:
             model: another model with parameters of the same names, shapes and dtypes; None for the plan's own.
-            generator: a torch.Generator on the parameters' device or the CPU, or None for torch's global ones.
+            generator: a torch.Generator on the parameters' device or the CPU; a `KerasSeed`, for every parameter the
+                numbers of that seed, as of Keras layers whose initializers all have it; or None for torch's global
+                ones. Parameters with seeds of their own (see `replay_keras`) draw from these instead.
             progress: show a bar over the parameters, if tqdm is installed.
 
         Raises:
@@ -122,20 +123,21 @@ class Plan:
             raise ValueError("This plan was read from data and has no model: pass one to `apply`.")
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-        work = list(self._work(model))
+        work = list(self._work(model, generator))
         _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
         generators = {generator}
         for step, target in work:
-            own = step.initializer.arguments.get("generator") if step.initializer and step.initializer.ours else None
-            generators.add(_checks.generator(own or generator, target.tensor.device))
+            generators.add(_checks.generator(_own(step) or generator, target.tensor.device))
         risky = any(not step.initializer.ours or target.parametrized for step, target in work if step.initializer)
-        with Undo([g for g in generators if g], enabled=risky) as undo:
+        native = [g for g in generators if isinstance(g, torch.Generator)]
+        with Undo(native, enabled=risky) as undo:
             for step, target in _report.progress_bar(work) if progress else work:
                 undo.remember(target, model)
-                carry_out(step, target, model, generator)
+                assert step.initializer is not None
+                carry_out(step.initializer, step.name, target, model, generator, step.seeds)
         return self
 
-    def _work(self, model: nn.Module) -> Iterator[tuple[Step, Target]]:
+    def _work(self, model: nn.Module, generator: AnyGenerator) -> Iterator[tuple[Step, Target]]:
         """Each step that does something with its target, found anew: a model may have changed since."""
         by_name = {c.name: t for t in targets(model, Options(self.convention, self.depthwise)) for c in t.claims}
         for step in self.steps:
@@ -154,12 +156,18 @@ class Plan:
             if target.parametrized and step.initializer and (blocking := unsettable(target, model)):
                 raise ValueError(f"{step.name}: {NOT_SETTABLE.format(blocking)}")
             if step.initializer is not None:
-                if model is not self.model:  # a plan read from data may ask for what cannot be done
-                    rehearse(step.initializer, target.claim(step.name).variable, target, step)
+                source = step.seeds[0] if step.seeds else _own(step) or generator
+                if model is not self.model or isinstance(source, Stream):  # which may ask for what cannot be done
+                    rehearse_step(step, target, source)
                 yield step, target
         left = [name for name, target in by_name.items() if name not in self and target.kind == "parameter"]
         if left:
             raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
+
+
+def _own(step: Step) -> AnyGenerator:
+    """The generator that a step's initializer was given."""
+    return step.initializer.arguments.get("generator") if step.initializer and step.initializer.ours else None
 
 
 def _names(names: Iterable[str]) -> str:
@@ -229,7 +237,7 @@ def apply(
     model: nn.Module,
     rules: Mapping[Any, Any] | None = None,
     *,
-    generator: torch.Generator | None = None,
+    generator: AnyGenerator = None,
     convention: str = "keras-3.15",
     depthwise: bool = True,
     on_uncovered: str = "error",

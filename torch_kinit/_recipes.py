@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from torch_kinit import _checks
 from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
+from torch_kinit._keras_seed import KerasSeed
 
 Initializer = Callable[..., Any]
 
@@ -122,6 +124,8 @@ def _same(a: Any, b: Any) -> bool:
         return bool(torch.equal(_checks.array(a), _checks.array(b)))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+        return Recipe(a.func, a.keywords) == Recipe(b.func, b.keywords)
     return not is_array(a) and not is_array(b) and bool(a == b)
 
 
@@ -140,6 +144,8 @@ def plain_scalar(value: Any) -> Any:
 def _short(value: Any) -> str:
     if is_array(value) and tuple(value.shape):
         return f"array of shape {tuple(value.shape)}"
+    if callable(value):
+        return str(Recipe(getattr(value, "func", value), getattr(value, "keywords", {})))
     return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
@@ -150,16 +156,25 @@ def _plain(value: Any) -> Any:
         return {"array": value.tolist(), "dtype": dtype}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, KerasSeed):
+        return {"keras_seed": value.seed, "backend": value.backend}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if callable(value):  # an initializer that another one is given
+        return {"initializer": Recipe(getattr(value, "func", value), getattr(value, "keywords", {})).to_dict()}
     raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
 
 
 def _unplain(value: Any) -> Any:
     if isinstance(value, Mapping) and "float" in value:
         return float(value["float"])
+    if isinstance(value, Mapping) and "initializer" in value:
+        inner = Recipe.from_dict(value["initializer"])
+        return functools.partial(inner.function, **inner.arguments) if inner.arguments else inner.function
+    if isinstance(value, Mapping) and "keras_seed" in value:
+        return KerasSeed(value["keras_seed"], value["backend"])
     if isinstance(value, Mapping):
         return torch.tensor(value["array"], dtype=getattr(torch, value["dtype"]))
     return tuple(_unplain(v) for v in value) if isinstance(value, list) else value

@@ -16,7 +16,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def plan_table(steps: Sequence[Step]) -> Table:
-    """A row a step: name, layer, role, initializer, fans, std, rule."""
+    """A row a step: name, layer, role, initializer, fans, std, rule, and its seeds if any step has some."""
     rows = [
         [
             " = ".join((step.name, *step.tied)),
@@ -29,7 +29,12 @@ def plan_table(steps: Sequence[Step]) -> Table:
         ]
         for step in steps
     ]
-    return ["name", "layer", "role", "initializer", "fans", "std", "rule"], rows
+    header = ["name", "layer", "role", "initializer", "fans", "std", "rule"]
+    if any(step.seeds for step in steps):
+        header.append("Keras seed")
+        for row, step in zip(rows, steps, strict=True):
+            row.append(", ".join(str(seed.seed) for seed in step.seeds) or "-")
+    return header, rows
 
 
 def _fans(step: Step) -> str:

@@ -1,7 +1,8 @@
 """Fill a tensor in place with uniform, normal or truncated normal values drawn from a torch.Generator.
 
-These three functions are the only ones that touch a generator; a stream of another kind plugs in here. They
-take checked arguments (see `_checks`), know nothing of fans or layers, and hold these promises for every law:
+These three functions are the only ones that touch a generator; a `Stream` draws for itself, once the law is known
+to fit the tensor. They take checked arguments (see `_checks`), know nothing of fans or layers, and hold these
+promises for every law, as far as values come from torch's generators:
 
 * One pass of element-wise operations: no rejection, no loop that depends on data, no host synchronization.
 * At most 16 MiB beside the tensor, whatever its size, dtype or strides.
@@ -16,6 +17,8 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+
+from torch_kinit.streams import AnyGenerator, Stream
 
 # Values a pass covers at a time. One thread gains from chunks that stay in its L2 cache (256 KiB of float32).
 # With several, each operation waits for all of them, long where another process has a core: few large passes,
@@ -33,13 +36,15 @@ _REACH = 9.0
 _Law = Callable[[torch.Tensor, torch.Generator | None], object]
 
 
-def uniform_(tensor: torch.Tensor, low: float, high: float, generator: torch.Generator | None) -> torch.Tensor:
+def uniform_(tensor: torch.Tensor, low: float, high: float, generator: AnyGenerator) -> torch.Tensor:
     """Fill `tensor` from U[low, high]."""
     work = _work_dtype(tensor.dtype)
     bounds = _representable(low, high, tensor.dtype)
     first, last = _representable(low, high, work)
     if last - first > torch.finfo(work).max:
         raise ValueError(f"`low`={low!r} and `high`={high!r} are further apart than {work} can express.")
+    if isinstance(generator, Stream):
+        return generator.uniform_(tensor, low, high)
 
     def law(out: torch.Tensor, generator: torch.Generator | None) -> None:
         out.uniform_(first, last, generator=generator)
@@ -49,16 +54,21 @@ def uniform_(tensor: torch.Tensor, low: float, high: float, generator: torch.Gen
     return _fill(tensor, law, generator)
 
 
-def normal_(tensor: torch.Tensor, mean: float, std: float, generator: torch.Generator | None) -> torch.Tensor:
+def normal_(tensor: torch.Tensor, mean: float, std: float, generator: AnyGenerator) -> torch.Tensor:
     """Fill `tensor` from N(mean, std**2)."""
     _support(mean, std, -math.inf, math.inf, tensor.dtype)
+    if isinstance(generator, Stream):
+        return generator.normal_(tensor, mean, std)
     return _fill(tensor, lambda out, g: out.normal_(mean, std, generator=g), generator)
 
 
 def trunc_normal_(
-    tensor: torch.Tensor, mean: float, std: float, lower: float, upper: float, generator: torch.Generator | None
+    tensor: torch.Tensor, mean: float, std: float, lower: float, upper: float, generator: AnyGenerator
 ) -> torch.Tensor:
     """Fill `tensor` from N(mean, std**2) given that it lies `lower` to `upper` standard deviations from the mean."""
+    if isinstance(generator, Stream):
+        _support(mean, std, *((lower, upper) if std else (-math.inf, math.inf)), tensor.dtype)
+        return generator.trunc_normal_(tensor, mean, std, lower, upper)
     if std == 0:
         _support(mean, std, -math.inf, math.inf, tensor.dtype)
         return _fill(tensor, lambda out, g: out.fill_(mean), generator)

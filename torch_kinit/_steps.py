@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from torch_kinit import _checks
-from torch_kinit._fans import fans_of
+from torch_kinit._filling import rehearse, whole
 from torch_kinit._identifiers import recipe
-from torch_kinit._initializers import resolve_fans
-from torch_kinit._layouts import Variable
-from torch_kinit._moments import Moments, moments
+from torch_kinit._keras_seed import KerasSeed
+from torch_kinit._moments import Moments
 from torch_kinit._recipes import Recipe
 from torch_kinit._rules import KERAS_DEFAULTS, Rule, Skip, TiedParameterError, UncoveredParameterError, Value
-from torch_kinit._targets import Claim, Target, holder_of, unsettable
+from torch_kinit._targets import Claim, Target, unsettable
+from torch_kinit.streams import AnyGenerator
 
 _DEFAULT = "Keras default"
 NOT_SETTABLE = (
@@ -43,6 +40,7 @@ class Step:
         moments: the mean, std, least and greatest that its values have by the law; None where not known.
         rule: where the decision comes from.
         kind: "parameter" or "buffer".
+        seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
     """
 
     name: str
@@ -57,6 +55,7 @@ class Step:
     rule: str
     tied: tuple[str, ...] = ()
     kind: str = "parameter"
+    seeds: tuple[KerasSeed, ...] = ()
 
     @property
     def std(self) -> float | None:
@@ -72,7 +71,7 @@ class Step:
         law = self.moments and [None if math.isinf(x) else x for x in self.moments]  # JSON has no infinity
         return {
             **{name: _listed(getattr(self, name)) for name in self.__dataclass_fields__},
-            **{"initializer": initializer, "moments": law},
+            **{"initializer": initializer, "moments": law, "seeds": [[s.seed, s.backend] for s in self.seeds]},
         }
 
     @classmethod
@@ -84,7 +83,8 @@ class Step:
             law = Moments(mean, std, -math.inf if low is None else low, math.inf if high is None else high)
         initializer = data["initializer"] and Recipe.from_dict(data["initializer"])
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        return cls(**{**plain, "initializer": initializer, "moments": law})
+        seeds = tuple(KerasSeed(seed, backend) for seed, backend in data.get("seeds", ()))
+        return cls(**{**plain, "initializer": initializer, "moments": law, "seeds": seeds})
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,12 @@ def _old_norm_hint(target: Target) -> str:
     return ""
 
 
-def rehearse(value: Recipe, variable: Variable | None, target: Target, step: Step) -> None:
+def rehearse_step(step: Step, target: Target, generator: AnyGenerator) -> None:
     """Raise what carrying the step out would."""
+    if step.initializer is None:
+        return
     try:
-        _rehearse(value, variable, target)
+        rehearse(step.initializer, target.claim(step.name).variable, target, generator)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{step.name} (rule {step.rule}): {error}") from None
 
@@ -177,7 +179,7 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
                 tensor.is_inference(),
             )
             if alike not in rehearsed:
-                rehearsed[alike] = _rehearse(value, claim.variable, target)
+                rehearsed[alike] = rehearse(value, claim.variable, target)
             fans, law = rehearsed[alike]
             if target.parametrized and (blocking := unsettable(target, model)):
                 raise ValueError(NOT_SETTABLE.format(blocking))
@@ -191,7 +193,7 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
         dtype=dtype_name(tensor),
         initializer=value,
         fans=fans,
-        blocks=claim.variable.blocks if claim.variable and not _whole(value, claim.variable) else 1,
+        blocks=claim.variable.blocks if claim.variable and not whole(value, claim.variable) else 1,
         moments=law,
         rule=decision.rule or "left alone (uncovered)",
         tied=tuple(other.name for other in target.claims[1:]),
@@ -228,89 +230,6 @@ def _voice(target: Target, decisions: list[Decision], index: int) -> Decision:
             if decision.explicit and claim.modules[0][1] is owner:
                 return decision
     return decisions[index]
-
-
-def _whole(value: Recipe | None, variable: Variable | None) -> bool:
-    """Whether an initializer gets the torch parameter itself instead of Keras' views of it."""
-    return variable is None or value is None or not value.ours or "layout" in value.arguments
-
-
-def _rehearse(
-    value: Recipe, variable: Variable | None, target: Target
-) -> tuple[tuple[int, int] | None, Moments | None]:
-    """Run `value` on a meta copy of the tensor, so that wrong arguments raise now; the fans and law it will have."""
-    tensor = target.tensor
-    if not tensor.dtype.is_floating_point and target.kind == "buffer":
-        if value != recipe("zeros"):
-            raise ValueError(f"a counter of dtype {tensor.dtype} can only be 'zeros' or kinit.skip, not {value}.")
-        return None, Moments(0.0, 0.0, 0.0, 0.0)
-    _checks.tensor(tensor, "parameter")
-    if not value.ours:
-        return None, None
-    with torch.inference_mode(False):  # in which views would not know what they are views of
-        return _on_meta(value, variable, tensor)
-
-
-def _on_meta(value: Recipe, variable: Variable | None, tensor: Tensor) -> tuple[tuple[int, int] | None, Moments | None]:
-    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if _whole(value, variable):
-        value(copy)
-        shape, layout, given = tuple(copy.shape), value.arguments.get("layout", "torch"), None
-        if layout == "torch" and len(shape) > 1:
-            shape = (*shape[2:], shape[1], shape[0])
-    else:
-        assert variable is not None
-        views = variable.views(copy)
-        if any(view is not copy and view._base is not copy for view in views) or (
-            sum(view.numel() for view in views) != copy.numel()
-        ):
-            raise ValueError("its layout must give views that hold each element of the tensor once")
-        shape, given = tuple(views[0].shape), variable.fans
-        for view in views:
-            value(view, layout="keras", fans=given)
-    fans = None
-    if value.accepts("fans"):
-        used = value.arguments.get("fans")
-        fans = resolve_fans(used, shape) if used is not None else given or fans_of(shape, "keras")
-    return fans, moments(value, shape, fans)
-
-
-def carry_out(step: Step, target: Target, model: nn.Module, generator: torch.Generator | None) -> None:
-    """Do what `step` says to its target, which `model` holds."""
-    value, variable = step.initializer, target.claim(step.name).variable
-    if value is None:
-        return
-    if not target.tensor.dtype.is_floating_point:
-        target.tensor.zero_()
-        return
-    with torch.no_grad():
-        tensor = target.tensor.clone() if target.parametrized else target.tensor
-        if variable is None or _whole(value, variable):
-            value(tensor, generator=generator)
-        else:
-            fans = variable.fans
-            variable.fill(tensor, lambda view: value(view, layout="keras", fans=fans, generator=generator))
-        if variable is not None and variable.zero_row is not None:
-            tensor[variable.zero_row].zero_()
-        if target.parametrized:
-            holder, attribute = holder_of(model, step.name)
-            with _drawing_from(generator, tensor.device):
-                setattr(holder, attribute, tensor)
-
-
-@contextmanager
-def _drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Let draws from torch's global generators (orthogonal's right_inverse makes some) come from `generator`."""
-    if generator is None:
-        yield
-        return
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        torch.default_generator.manual_seed(seed)
-        for there in devices:
-            torch.get_device_module(there).manual_seed(seed)
-        yield
 
 
 def _listed(value: Any) -> Any:

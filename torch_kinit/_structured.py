@@ -11,11 +11,10 @@ from torch import Tensor
 from torch_kinit import _checks, _samplers
 from torch_kinit._elementary import keras_view
 from torch_kinit._fans import LAYOUTS
+from torch_kinit.streams import AnyGenerator, Stream
 
 
-def orthogonal_(
-    tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", generator: torch.Generator | None = None
-) -> Tensor:
+def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", generator: AnyGenerator = None) -> Tensor:
     """Fill `tensor` with a random (semi-)orthogonal matrix, times `gain`.
 
     In Keras' layout all axes but the last are flattened to rows; the shorter of rows and columns are then
@@ -28,8 +27,8 @@ def orthogonal_(
         tensor: what to fill, with at least two axes.
         gain: a finite factor, the singular value of every direction.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU, or None for torch's global one. torch.compile
-            with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch issue 93737).
+        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
         ValueError: `tensor` has fewer than two axes, or `gain` is not finite.
@@ -54,19 +53,25 @@ def orthogonal_(
     with torch.no_grad():
         view = keras_view(tensor, layout)
         rows, columns = math.prod(view.shape[:-1]), view.shape[-1]
-        # torch has no QR on MPS, and none of its backends a QR of half precision.
-        device = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
-        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        # empty_like of an expanded value, not torch.empty, so that vmap batches the draw.
-        matrix = view.new_empty((max(rows, columns), min(rows, columns)), dtype=dtype, device=device)
-        _samplers.normal_(matrix, 0.0, 1.0, generator)
+        matrix = _normal_matrix(view, (max(rows, columns), min(rows, columns)), generator)
         q, r = torch.linalg.qr(matrix)
         # R's diagonal made positive: that makes the factorization unique, and so Q as uniform as the draw.
-        q = q.mul_(torch.copysign(torch.full_like(r.diagonal(), gain), r.diagonal()))
+        q = q.mul_(torch.copysign(torch.ones_like(r.diagonal()), r.diagonal()).mul_(gain))
         if rows < columns:
             q = q.t()
         view.copy_(q.reshape(view.shape))
     return tensor
+
+
+def _normal_matrix(view: Tensor, shape: tuple[int, int], generator: AnyGenerator) -> Tensor:
+    """Standard normal values for QR to work on, where and in the precision in which it can."""
+    # torch has no QR on MPS, and none of its backends a QR of half precision.
+    device = torch.device("cpu") if isinstance(generator, Stream) or view.device.type == "mps" else view.device
+    dtype = torch.float64 if view.dtype == torch.float64 else torch.float32
+    # empty_like of an expanded value, not torch.empty, so that vmap batches the draw.
+    matrix = view.new_empty(shape, dtype=dtype, device=device)
+    _samplers.normal_(matrix, 0.0, 1.0, generator)
+    return matrix.double() if isinstance(generator, Stream) and generator.double_qr else matrix
 
 
 def identity_(tensor: Tensor, gain: float = 1.0) -> Tensor:

@@ -7,6 +7,7 @@ keeps one core busy with something else meanwhile. The exit code is 1 if a limit
 """
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 import torch
 
 import torch_kinit as kinit
+from tests import backends
 from tests.benchmarks import work
 from tests.memory import PeakMemory
 
@@ -80,6 +82,42 @@ def busy_core(enabled):
             process.kill()
 
 
+KERAS_CALL = """
+import time
+import keras
+initializer = getattr(keras.initializers, law)(seed=0)
+def call():
+    start = time.perf_counter()
+    values = initializer(shape)
+    if backend == "jax":
+        values.block_until_ready()
+    return time.perf_counter() - start
+call()
+result = [call() for _ in range(repeats)]
+"""
+
+
+def streams(repeats):
+    """Nanoseconds a value of each of Keras' streams, here and by Keras itself, in turns."""
+    for backend in backends.NAMES:
+        for law, fill in (("RandomUniform", kinit.random_uniform_), ("TruncatedNormal", kinit.trunc_normal_)):
+            call = functools.partial(
+                fill, torch.empty(work.SHAPE), layout="keras", generator=kinit.KerasSeed(0, backend)
+            )
+            call()
+            ours, keras = [], []
+            for _ in range(repeats):
+                ours.append(seconds(call))
+                keras += backends.backend(backend)(KERAS_CALL, law=law, backend=backend, shape=work.SHAPE, repeats=1)
+            here, there = (1e9 * statistics.median(times) / work.SIZE for times in (ours, keras))
+            yield (
+                f"`{fill.__name__}(generator=KerasSeed(0, {backend!r}))`",
+                f"{here:.1f} ns a value (Keras on {backend}: {there:.1f})",
+                "<= 40 ns",
+                here <= 40,
+            )
+
+
 def rows(repeats):
     """(what, measured, limit, whether it holds)."""
 
@@ -108,6 +146,7 @@ def rows(repeats):
     yield at_most("memory beside the tensor, any draw", peak_memory(), 16, " MiB")
     yield at_most("`plan` and `apply` of 400 parameters, fills excluded", bookkeeping(2 * repeats), 30, " ms")
     yield at_most("`import torch_kinit` after `import torch`", import_time(5), 50, " ms")
+    yield from streams(max(3, repeats // 2))
 
 
 def main():

@@ -1,0 +1,149 @@
+"""Doing what a recipe says to one tensor of a model: first on a copy without storage, then for real."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from torch_kinit import _checks
+from torch_kinit._fans import fans_of
+from torch_kinit._identifiers import recipe
+from torch_kinit._initializers import resolve_fans
+from torch_kinit._keras_seed import KerasSeed
+from torch_kinit._layouts import Variable
+from torch_kinit._moments import Moments, moments
+from torch_kinit._recipes import Recipe
+from torch_kinit._targets import Target, holder_of
+from torch_kinit.streams import AnyGenerator, Stream
+
+
+def whole(value: Recipe | None, variable: Variable | None) -> bool:
+    """Whether an initializer gets the torch parameter itself instead of Keras' views of it."""
+    return variable is None or value is None or not value.ours or "layout" in value.arguments
+
+
+def rehearse(
+    value: Recipe, variable: Variable | None, target: Target, generator: AnyGenerator = None
+) -> tuple[tuple[int, int] | None, Moments | None]:
+    """Run `value` on a meta copy of the tensor, so that wrong arguments raise now; the fans and law it will have."""
+    tensor = target.tensor
+    if not tensor.dtype.is_floating_point and target.kind == "buffer":
+        if value != recipe("zeros"):
+            raise ValueError(f"a counter of dtype {tensor.dtype} can only be 'zeros' or kinit.skip, not {value}.")
+        return None, Moments(0.0, 0.0, 0.0, 0.0)
+    _checks.tensor(tensor, "parameter")
+    if not value.ours:
+        if isinstance(generator, Stream) and value.accepts("generator"):
+            raise ValueError(f"{value} is none of Keras' initializers and cannot draw from {generator}.")
+        return None, None
+    with torch.inference_mode(False):  # in which views would not know what they are views of
+        return _on_meta(value, variable, tensor, generator)
+
+
+def _on_meta(
+    value: Recipe, variable: Variable | None, tensor: Tensor, generator: AnyGenerator
+) -> tuple[tuple[int, int] | None, Moments | None]:
+    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if whole(value, variable):
+        value(copy, generator=generator)
+        shape, layout, given = tuple(copy.shape), value.arguments.get("layout", "torch"), None
+        if layout == "torch" and len(shape) > 1:
+            shape = (*shape[2:], shape[1], shape[0])
+    else:
+        assert variable is not None
+        views = variable.views(copy)
+        if any(view is not copy and view._base is not copy for view in views) or (
+            sum(view.numel() for view in views) != copy.numel()
+        ):
+            raise ValueError("its layout must give views that hold each element of the tensor once")
+        shape, given = tuple(views[0].shape), variable.fans
+        for view in views:
+            value(view, layout="keras", fans=given, generator=generator)
+    fans = None
+    if value.accepts("fans"):
+        used = value.arguments.get("fans")
+        fans = resolve_fans(used, shape) if used is not None else given or fans_of(shape, "keras")
+    return fans, moments(value, shape, fans)
+
+
+def carry_out(
+    value: Recipe, name: str, target: Target, model: nn.Module, generator: AnyGenerator, seeds: Sequence[KerasSeed] = ()
+) -> None:
+    """Fill a target, which `model` holds under `name`; from `generator`, or each block from its own of `seeds`."""
+    variable = target.claim(name).variable
+    if not target.tensor.dtype.is_floating_point:
+        target.tensor.zero_()
+        return
+    if target.parametrized:
+        with writing(target, name, model, generator) as tensor:
+            _fill(value, variable, tensor, generator, seeds)
+    else:
+        with torch.no_grad():
+            _fill(value, variable, target.tensor, generator, seeds)
+
+
+def _fill(
+    value: Recipe, variable: Variable | None, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
+) -> None:
+    if variable is None or whole(value, variable):
+        value(tensor, generator=seeds[0] if seeds else generator)
+    elif variable.row is None and not seeds:
+        fans = variable.fans
+        variable.fill(tensor, lambda view: value(view, layout="keras", fans=fans, generator=generator))
+    else:
+        _fill_by_seeds(value, variable, tensor, iter(seeds or itertools.repeat(generator)))
+    if variable is not None and variable.zero_row is not None:
+        tensor[variable.zero_row].zero_()
+
+
+def _fill_by_seeds(value: Recipe, variable: Variable, tensor: Tensor, sources: Iterator[AnyGenerator]) -> None:
+    """Fill each variable of Keras' that `tensor` packs, or is a row of, from a source of its own."""
+    fans = variable.fans
+    if isinstance(own := value.arguments.get("generator"), Stream):  # the rule's, of which a row has its part, too
+        value = Recipe(value.function, {k: v for k, v in value.arguments.items() if k != "generator"})
+        sources = itertools.repeat(own)
+    variable.fill(
+        tensor, lambda view: value(view, layout="keras", fans=fans, generator=_row(next(sources), variable, view))
+    )
+
+
+@contextmanager
+def writing(target: Target, name: str, model: nn.Module, generator: AnyGenerator) -> Iterator[Tensor]:
+    """The tensor to write a target's values to; a parametrized one is set from it afterwards."""
+    with torch.no_grad():
+        tensor = target.tensor.clone() if target.parametrized else target.tensor
+        yield tensor
+        if target.parametrized:
+            holder, attribute = holder_of(model, name)
+            with _drawing_from(generator, tensor.device):
+                setattr(holder, attribute, tensor)
+
+
+def _row(generator: AnyGenerator, variable: Variable, view: Tensor) -> AnyGenerator:
+    """A Stream's numbers for one row of a Keras variable that has several."""
+    if variable.row is None or not isinstance(generator, Stream):
+        return generator
+    index, rows = variable.row
+    return generator.part(index * view.numel(), rows * view.numel())
+
+
+@contextmanager
+def _drawing_from(generator: AnyGenerator, device: torch.device) -> Iterator[None]:
+    """Let draws from torch's global generators (orthogonal's right_inverse makes some) come from `generator`."""
+    if generator is None:
+        yield
+        return
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        if isinstance(generator, Stream):
+            seed = generator.native_seed
+        else:
+            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        torch.default_generator.manual_seed(seed)
+        for there in devices:
+            torch.get_device_module(there).manual_seed(seed)
+        yield

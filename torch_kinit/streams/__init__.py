@@ -1,0 +1,140 @@
+"""Streams of random numbers other than torch's own, one file each.
+
+A stream's functions fill `out`, a contiguous one-dimensional tensor of float16, bfloat16, float32 or float64 on the
+CPU, with the values that stand at the flat indices start, start + 1, ... of the stream that a key or seed names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Values drawn at a time, in one thread: fewer let the dispatch of a hundred operations count, more leave the caches.
+CHUNK = 1 << 17
+
+Draw = Callable[[Tensor, int], None]
+
+
+class Stream(ABC):
+    """A source of numbers that stands in for a torch.Generator: each value depends on its index in the tensor alone.
+
+    `tensor` may have any strides; its row-major order is the stream's. The arguments are checked already.
+    """
+
+    @abstractmethod
+    def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
+        """Fill `tensor` from U[low, high]."""
+
+    @abstractmethod
+    def normal_(self, tensor: Tensor, mean: float, std: float) -> Tensor:
+        """Fill `tensor` from N(mean, std**2)."""
+
+    @abstractmethod
+    def trunc_normal_(self, tensor: Tensor, mean: float, std: float, lower: float, upper: float) -> Tensor:
+        """Fill `tensor` from N(mean, std**2) given that it is `lower` to `upper` standard deviations from the mean."""
+
+    @property
+    @abstractmethod
+    def native_seed(self) -> int:
+        """A seed for a torch.Generator, where values must come from one."""
+
+    @property
+    @abstractmethod
+    def double_qr(self) -> bool:
+        """Whether an orthogonal matrix is made of the normal values in float64, whatever the tensor's dtype."""
+
+    def part(self, start: int, total: int) -> Stream:
+        """The same stream for a tensor that holds the values from flat index `start` on of a variable of `total`."""
+        return _Part(self, start, total)
+
+
+AnyGenerator = torch.Generator | Stream | None
+
+
+class _Part(Stream):
+    """A stretch of another stream, which draws the whole and keeps that: for biases, which are short."""
+
+    def __init__(self, whole: Stream, start: int, total: int) -> None:
+        self._whole, self._start, self._total = whole, start, total
+
+    @property
+    def native_seed(self) -> int:
+        return self._whole.native_seed
+
+    @property
+    def double_qr(self) -> bool:
+        return self._whole.double_qr
+
+    def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
+        return self._take(tensor, self._whole.uniform_, low, high)
+
+    def normal_(self, tensor: Tensor, mean: float, std: float) -> Tensor:
+        return self._take(tensor, self._whole.normal_, mean, std)
+
+    def trunc_normal_(self, tensor: Tensor, mean: float, std: float, lower: float, upper: float) -> Tensor:
+        return self._take(tensor, self._whole.trunc_normal_, mean, std, lower, upper)
+
+    def _take(self, tensor: Tensor, draw: Callable[..., Tensor], *law: float) -> Tensor:
+        device = tensor.device if tensor.is_meta else "cpu"
+        values = draw(torch.empty(self._total, dtype=tensor.dtype, device=device), *law)
+        return tensor.copy_(values[self._start : self._start + tensor.numel()].view(tensor.shape))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work in this thread alone. A draw is a hundred short operations, and each would wait for all threads:
+    measured with two threads on two cores that others used, too, a value took three to ten times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def fill(tensor: Tensor, draw: Draw, chunk: int = CHUNK) -> Tensor:
+    """Call `draw(out, start)` for pieces of `tensor`, in row-major order; it fills `out` with the values from start on.
+
+    Pieces begin at multiples of `chunk`; the last one has at least 16 values, if all together are as many, since
+    torch's own generators make them in groups of 16.
+    """
+    total = tensor.numel()
+    if total == 0 or tensor.device.type == "meta":
+        return tensor
+    direct = tensor.is_contiguous() and tensor.device.type == "cpu"
+    with torch.no_grad(), one_thread():
+        flat = tensor.view(-1) if direct else None
+        starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
+        for start, stop in zip(starts, [*starts[1:], total], strict=True):
+            if flat is not None:
+                draw(flat[start:stop], start)
+            else:
+                out = torch.empty(stop - start, dtype=tensor.dtype, device="cpu")
+                draw(out, start)
+                _put(tensor, start, out)
+                del out  # before the next one is made
+    return tensor
+
+
+def _put(tensor: Tensor, start: int, values: Tensor) -> None:
+    """Write `values` at the row-major positions start, start + 1, ... of `tensor`."""
+    count = values.numel()
+    if tensor.ndim < 2:
+        (tensor.view(1) if tensor.ndim == 0 else tensor)[start : start + count].copy_(values)
+        return
+    row = tensor[0].numel()
+    while count:
+        index, offset = divmod(start, row)
+        if offset == 0 and count >= row:
+            rows = count // row
+            taken = rows * row
+            tensor[index : index + rows].copy_(values[:taken].view(rows, *tensor.shape[1:]))
+        else:
+            taken = min(row - offset, count)
+            _put(tensor[index], offset, values[:taken])
+        start, count, values = start + taken, count - taken, values[taken:]

@@ -1,5 +1,6 @@
 """A layout that a user registers holds for its class and the subclasses, and is refused where it is wrong."""
 
+import keras
 import pytest
 import torch
 from keras import layers as kl
@@ -100,3 +101,26 @@ def test_variable_of_no_blocks():
     """A variable has one block or more."""
     with pytest.raises(ValueError, match="`blocks` must be 1 or more, got 0"):
         Variable("kernel", "weight", blocks=0)
+
+
+class OwnGRU(nn.GRU):
+    """A user's subclass."""
+
+
+class OwnAttention(nn.MultiheadAttention):
+    """A user's subclass."""
+
+
+@pytest.mark.parametrize(
+    ("module", "layer", "shapes"),
+    [
+        (lambda: OwnGRU(4, 6), lambda: keras.layers.GRU(6), [(None, 5, 4)]),
+        (lambda: OwnAttention(8, 2), lambda: keras.layers.MultiHeadAttention(2, 4), [(None, 5, 8)] * 2),
+    ],
+    ids=["GRU", "MultiheadAttention"],
+)
+def test_a_subclass_has_the_weights_of_its_base_in_keras(module, layer, shapes):
+    """Its arrays are those of the Keras layer, in its order: one bias of two rows, each kernel with its bias."""
+    twin = layer()
+    twin.build(*shapes)
+    assert [array.shape for array in kinit.to_keras(module())] == [tuple(w.shape) for w in twin.weights]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import sys
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
@@ -63,6 +65,13 @@ def array(value: object) -> torch.Tensor:
         return torch.as_tensor(value.__array__().copy(), device="cpu")
     # A list has no dtype of its own, and torch's default may be narrower than what is filled.
     return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` as an int; NumPy's are taken, True and False are not."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` must be an int, got {value!r} of type {type(value).__name__}.")
+    return operator.index(value)
 
 
 def spread(name: str, value: object) -> float:

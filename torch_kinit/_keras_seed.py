@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +59,7 @@ class KerasSeed(Stream):
     backend: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not hasattr(self.seed, "__index__"):
-            raise TypeError(f"`seed` must be an int, got {self.seed!r} of type {type(self.seed).__name__}.")
-        object.__setattr__(self, "seed", operator.index(self.seed))
+        object.__setattr__(self, "seed", _checks.integer("seed", self.seed))
         _checks.choice("backend", self.backend, BACKENDS)
         low, high = _RANGES.get(self.backend, (self.seed, self.seed))
         if not low <= self.seed <= high:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -75,7 +74,8 @@ def replay_keras(
     Initializers count as given by name (`Dense(3, kernel_initializer="he_normal")`), or made before the layer they are
     given to, if they have arguments. The config must be as the program made it: one saved after a rate was set to zero
     lacks a draw. What else draws from Python's `random` between set_random_seed and the model is
-    not known here: list it in `order`.
+    not known here: list it in `order`. The row of an embedding's padding_idx is zero afterwards, as in torch;
+    Keras draws it, and `from_keras` keeps it.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
@@ -113,9 +113,7 @@ def replay_keras(
 
 
 def _seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"`seed` must be an int, got {seed!r} of type {type(seed).__name__}.")
-    number = operator.index(seed)
+    number = _checks.integer("seed", seed)
     if not 0 <= number < 2**32:
         raise ValueError(f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {seed!r}.")
     return number

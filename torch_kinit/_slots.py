@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torch_kinit._layouts import Options
-from torch_kinit._targets import Claim, Target, targets
+from torch_kinit._targets import Target, targets
 
 # What torch has beyond Keras: a counter, a second bias that starts at zero and adds to the first.
 _COUNTER, _SECOND_BIAS = "num_batches_tracked", "second_bias"
@@ -60,8 +60,11 @@ def holdings(model: nn.Module, options: Options) -> Holdings:
         members = list(group)
         known = [t for t in members if t.claims[0].variable and t.claims[0].role not in _WITHOUT_TWIN]
         strangers += [t for t in members if all(t is not other for other in known)]
-        own = [slot for target in known for slot in _slots(target)]
-        slots += _in_keras_order(_merged(own))
+        merged: list[Slot] = []
+        for target in known:
+            _add(merged, target)
+        attention = isinstance(members[0].claims[0].modules[0][1], nn.MultiheadAttention)
+        slots += _in_keras_order(merged) if attention else merged
     return Holdings(slots, strangers, by_name)
 
 
@@ -70,36 +73,27 @@ def slots_in(held: Holdings, path: str) -> list[Slot]:
     return [slot for slot in held.slots if not path or slot.module == path or slot.module.startswith(f"{path}.")]
 
 
-def _slots(target: Target) -> list[Slot]:
-    claim: Claim = target.claims[0]
-    assert claim.variable is not None
-    copy = torch.empty(target.tensor.shape, dtype=target.tensor.dtype, device="meta")
-    views = claim.variable.views(copy)
-    path = claim.modules[0][0]
-    role = claim.variable.role
-    return [Slot(path, claim.layer, role, tuple(view.shape), (claim.name,), i) for i, view in enumerate(views)]
-
-
-def _merged(slots: list[Slot]) -> list[Slot]:
-    """One slot for the rows of one variable, and none for what is added to another or is no weight."""
-    merged: list[Slot] = []
-    for slot in slots:
-        last = merged[-1] if merged else None
-        if slot.role == _COUNTER:
-            continue
-        if slot.role == _SECOND_BIAS and last is not None:
-            last.added = slot.names[0]
-        elif last is not None and slot.role == last.role == "bias" and slot.layer.startswith("GRU"):
-            last.names, last.shape = last.names + slot.names, (2, *slot.shape)
-        else:
-            merged.append(slot)
-    return merged
+def _add(slots: list[Slot], target: Target) -> None:
+    """Add a target's variables to those of its module: rows to their variable, and a second bias to the first."""
+    claim = target.claims[0]
+    variable = claim.variable
+    assert variable is not None
+    if variable.role == _COUNTER:
+        return
+    if variable.role == _SECOND_BIAS and slots:
+        slots[-1].added = claim.name
+    elif variable.row and variable.row[0] > 0:
+        slots[-1].names += (claim.name,)
+    else:
+        rows = (variable.row[1],) if variable.row else ()
+        copy = torch.empty(target.tensor.shape, dtype=target.tensor.dtype, device="meta")
+        for block, view in enumerate(variable.views(copy)):
+            shape = (*rows, *view.shape)
+            slots.append(Slot(claim.modules[0][0], claim.layer, variable.role, shape, (claim.name,), block))
 
 
 def _in_keras_order(slots: list[Slot]) -> list[Slot]:
-    """Torch packs attention's kernels and then its biases; Keras has each kernel with its bias."""
-    if not slots or slots[0].layer != "MultiheadAttention":
-        return slots
+    """The slots of attention: torch packs its kernels and then its biases; Keras has each kernel with its bias."""
     kernels = [slot for slot in slots if slot.role == "kernel"]
     biases = [slot for slot in slots if slot.role == "bias"]
     for part, *pair in itertools.zip_longest(("query", "key", "value", "attention_output"), kernels, biases):

@@ -3,8 +3,7 @@
 What tf.random.stateless_uniform, stateless_normal and stateless_truncated_normal make of Philox' words. The values
 stand in groups of four (two in float64), and each depends on the seed and its index alone. In float32, float16
 and bfloat16 every bit is TensorFlow's where its C library is glibc; float64 normals are within 4 ulp, since the
-logarithm, sine and cosine are torch's. Subnormal numbers of these dtypes, float16's excepted, TensorFlow takes for
-zero; here they are kept.
+logarithm, sine and cosine are torch's.
 
 `seed` is Keras' integer seed, any int64. `out` and `start` are as the package says.
 """

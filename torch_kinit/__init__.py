@@ -1,5 +1,6 @@
 """Keras' initializers for PyTorch: in-place functions, and rules that initialize whole models."""
 
+from torch_kinit._apply import apply, plan
 from torch_kinit._elementary import (
     constant_,
     ones_,
@@ -22,9 +23,10 @@ from torch_kinit._initializers import (
     variance_scaling_,
 )
 from torch_kinit._keras_seed import KerasSeed
+from torch_kinit._key import Key
 from torch_kinit._layouts import Variable, register_layout
 from torch_kinit._matching import rules_from_keras
-from torch_kinit._plan import Plan, apply, plan
+from torch_kinit._plan import Plan
 from torch_kinit._replay import replay_keras
 from torch_kinit._rules import (
     KERAS_DEFAULTS,
@@ -42,6 +44,7 @@ __version__ = "0.2.0"
 __all__ = [
     "KERAS_DEFAULTS",
     "KerasSeed",
+    "Key",
     "Plan",
     "Step",
     "TiedParameterError",

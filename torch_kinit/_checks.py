@@ -98,8 +98,6 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
         raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
     if isinstance(value, UninitializedTensorMixin):
         raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
-    if hasattr(value, "device_mesh"):
-        raise TypeError(f"`{name}` is a DTensor, which torch fills wrongly; initialize before sharding it.")
     if value.is_quantized or value.layout != torch.strided:
         kind = "quantized" if value.is_quantized else str(value.layout)
         raise TypeError(f"`{name}` must be a dense (strided) tensor, got a {kind} one.")
@@ -141,7 +139,9 @@ def generator(value: object, device: torch.device) -> AnyGenerator:
     if value is None or isinstance(value, Stream):
         return value
     if not isinstance(value, torch.Generator):
-        raise TypeError(f"`generator` must be a torch.Generator, a KerasSeed or None, got {value!r}.{_seed(value)}")
+        raise TypeError(
+            f"`generator` must be a torch.Generator, a Key, a KerasSeed or None, got {value!r}.{_seed(value)}"
+        )
     same = value.device.type == device.type and (None in (value.device.index, device.index) or value.device == device)
     if not same and value.device.type != "cpu" and device.type != "meta":
         raise ValueError(
@@ -151,7 +151,23 @@ def generator(value: object, device: torch.device) -> AnyGenerator:
     return value
 
 
+def source(value: object, tensor: torch.Tensor) -> AnyGenerator:
+    """`value` if it can draw for `tensor`; for a DTensor only a Key can."""
+    found = generator(value, tensor.device)
+    if is_distributed(tensor) and not (isinstance(found, Stream) and found.indexed):
+        raise ValueError(
+            "`tensor` is a DTensor, which torch's generators fill with values that depend on how it is sharded, or "
+            f"with the same on each process; pass generator=Key(seed), equal on all, not {value!r}."
+        )
+    return found
+
+
+def is_distributed(value: object) -> bool:
+    """Whether `value` is a DTensor; asked without importing torch.distributed."""
+    return hasattr(value, "device_mesh") and hasattr(value, "placements")
+
+
 def _seed(value: object) -> str:
     if isinstance(value, int):
-        return f" For a seed, pass torch.Generator().manual_seed({value}) or KerasSeed({value}, backend=...)."
+        return f" For a seed, pass torch.Generator().manual_seed({value}) or Key({value})."
     return ""

@@ -5,9 +5,9 @@ What these functions and those of `_initializers` and `_structured` share, said 
 * They fill `tensor` in place, without recording gradients, and return it. It may have any strided floating
   dtype, memory format and device; zero-size tensors and tensors on `meta` are left as they are.
 * `layout` says how the axes of `tensor` are ordered: "torch", (out, in, *spatial), or "keras", (*spatial, in, out).
-  To laws without fans it matters only for the numbers of a KerasSeed, which fill the tensor in Keras' order.
+  To laws without fans it matters only for the numbers of a KerasSeed or Key, which go by index.
 * `generator` is a torch.Generator on the tensor's device or on the CPU (then values are drawn there and
-  copied), a KerasSeed, or None for torch's global generator of the tensor's device. Under
+  copied), a Key or KerasSeed, or None for torch's global generator of the tensor's device. Under
   torch.compile(fullgraph=True) only None can be traced: torch breaks the graph at a Generator (pytorch issues
   88576 and 93737).
 * Wrong arguments raise a ValueError or TypeError that names them, and nothing is changed: NaN, a negative std,
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from torch_kinit import _checks, _samplers
 from torch_kinit._fans import LAYOUTS
+from torch_kinit._sharded import put
 from torch_kinit.streams import AnyGenerator, Stream
 
 
@@ -36,8 +37,12 @@ def keras_view(tensor: Tensor, layout: str) -> Tensor:
 
 
 def in_order(tensor: Tensor, layout: str, generator: AnyGenerator) -> Tensor:
-    """`tensor` as `generator` fills it: a Stream goes by Keras' axes, torch's generators by the order of memory."""
-    return keras_view(tensor, layout) if isinstance(generator, Stream) else tensor
+    """`tensor` as `generator` fills it: a Stream goes by its own order of axes, torch's generators by the memory's."""
+    if not isinstance(generator, Stream) or generator.layout == layout or tensor.ndim < 2:
+        return tensor
+    if layout == "keras":
+        return tensor.permute(-1, -2, *range(tensor.ndim - 2))
+    return keras_view(tensor, layout)
 
 
 def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Tensor:
@@ -76,6 +81,9 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
         values = _checks.array(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
+    if _checks.is_distributed(tensor) and not tensor.is_meta:
+        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return put(tensor, constant_(whole, value, layout=layout))
     view = keras_view(tensor, layout)
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")
@@ -146,15 +154,19 @@ def unit_forget_bias_(
         raise ValueError(f"`tensor` must be a vector of four equal blocks, got shape {tuple(tensor.shape)}.")
     if others is not None and not callable(others):
         raise TypeError(f"`others` must be a function that fills a tensor, got {others!r}.")
-    generator = _checks.generator(generator, tensor.device)
+    generator = _checks.source(generator, tensor) if others is not None else None
+    if _checks.is_distributed(tensor) and not tensor.is_meta:
+        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return put(tensor, unit_forget_bias_(whole, others, generator=generator))
     units = tensor.shape[0] // 4
     with torch.no_grad():
         if others is None:
             tensor.zero_()
         else:
-            drawn = {"generator": generator} if "generator" in inspect.signature(others).parameters else {}
-            others(tensor[:units], **drawn)
-            others(tensor[2 * units :], **drawn)
+            takes = "generator" in inspect.signature(others).parameters
+            for i, part in enumerate((tensor[:units], tensor[2 * units :])):
+                own = generator.child(i) if isinstance(generator, Stream) else generator
+                others(part, **{"generator": own} if takes else {})
         tensor[units : 2 * units].fill_(1.0)
     return tensor
 
@@ -174,7 +186,7 @@ def random_normal_(
         mean: the mean.
         std: the standard deviation, 0 or more.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
             torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
@@ -190,7 +202,7 @@ def random_normal_(
     _checks.tensor(tensor)
     mean, std = _checks.number("mean", mean), _checks.spread("std", std)
     _checks.choice("layout", layout, LAYOUTS)
-    generator = _checks.generator(generator, tensor.device)
+    generator = _checks.source(generator, tensor)
     _samplers.normal_(in_order(tensor, layout, generator), mean, std, generator)
     return tensor
 
@@ -210,7 +222,7 @@ def random_uniform_(
         low: the least value.
         high: the greatest value, more than `low`.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
             torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
@@ -226,7 +238,7 @@ def random_uniform_(
     _checks.tensor(tensor)
     low, high = _checks.interval("low", low, "high", high)
     _checks.choice("layout", layout, LAYOUTS)
-    generator = _checks.generator(generator, tensor.device)
+    generator = _checks.source(generator, tensor)
     _samplers.uniform_(in_order(tensor, layout, generator), low, high, generator)
     return tensor
 
@@ -254,7 +266,7 @@ def trunc_normal_(
         lower: the lower bound in standard deviations from the mean; -inf for none.
         upper: the upper bound likewise, more than `lower`. Both may lie far out in one tail.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
             torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
@@ -275,6 +287,6 @@ def trunc_normal_(
     mean, std = _checks.number("mean", mean), _checks.spread("std", std)
     lower, upper = _checks.interval("lower", lower, "upper", upper, infinite=True)
     _checks.choice("layout", layout, LAYOUTS)
-    generator = _checks.generator(generator, tensor.device)
+    generator = _checks.source(generator, tensor)
     _samplers.trunc_normal_(in_order(tensor, layout, generator), mean, std, lower, upper, generator)
     return tensor

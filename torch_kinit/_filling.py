@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from torch_kinit import _checks
+from torch_kinit._checks import is_distributed
 from torch_kinit._fans import fans_of
 from torch_kinit._identifiers import recipe
 from torch_kinit._initializers import resolve_fans
 from torch_kinit._keras_seed import KerasSeed
+from torch_kinit._key import Key
 from torch_kinit._layouts import Variable
 from torch_kinit._moments import Moments, moments
-from torch_kinit._recipes import Recipe
+from torch_kinit._recipes import ELEMENTWISE, UNIFORM, Recipe
+from torch_kinit._sharded import put, zero_row
 from torch_kinit._targets import Target, holder_of
 from torch_kinit.streams import AnyGenerator, Stream
 
@@ -89,23 +91,29 @@ def carry_out(
 def _fill(
     value: Recipe, variable: Variable | None, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
 ) -> None:
-    if variable is None or whole(value, variable):
+    own = value.arguments.get("generator") if value.ours else None
+    if variable is None or whole(value, variable) or value.function in UNIFORM:
         value(tensor, generator=seeds[0] if seeds else generator)
-    elif variable.row is None and not seeds:
-        fans = variable.fans
-        variable.fill(tensor, lambda view: value(view, layout="keras", fans=fans, generator=generator))
+    elif isinstance(own or generator, Key) and not seeds and value.function in ELEMENTWISE:
+        _with_fans(value, variable, tensor)(tensor, layout="torch", generator=generator)
+    elif is_distributed(tensor):
+        made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        _fill_blocks(value, variable, made, generator, seeds)
+        put(tensor, made)
     else:
-        _fill_by_seeds(value, variable, tensor, iter(seeds or itertools.repeat(generator)))
+        _fill_blocks(value, variable, tensor, generator, seeds)
     if variable is not None and variable.zero_row is not None:
-        tensor[variable.zero_row].zero_()
+        zero_row(tensor, variable.zero_row)
 
 
-def _fill_by_seeds(value: Recipe, variable: Variable, tensor: Tensor, sources: Iterator[AnyGenerator]) -> None:
+def _fill_blocks(
+    value: Recipe, variable: Variable, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
+) -> None:
     """Fill each variable of Keras' that `tensor` packs, or is a row of, from a source of its own."""
-    fans = variable.fans
     if isinstance(own := value.arguments.get("generator"), Stream):  # the rule's, of which a row has its part, too
         value = Recipe(value.function, {k: v for k, v in value.arguments.items() if k != "generator"})
-        sources = itertools.repeat(own)
+        generator = own
+    fans, sources = variable.fans, iter(seeds or _each_block(generator, variable.blocks))
     variable.fill(
         tensor, lambda view: value(view, layout="keras", fans=fans, generator=_row(next(sources), variable, view))
     )
@@ -123,12 +131,27 @@ def writing(target: Target, name: str, model: nn.Module, generator: AnyGenerator
                 setattr(holder, attribute, tensor)
 
 
+def _each_block(generator: AnyGenerator, blocks: int) -> Iterator[AnyGenerator]:
+    """The generator of each block; a Stream's may be different ones."""
+    for i in range(blocks):
+        yield generator.child(i) if isinstance(generator, Stream) else generator
+
+
 def _row(generator: AnyGenerator, variable: Variable, view: Tensor) -> AnyGenerator:
     """A Stream's numbers for one row of a Keras variable that has several."""
     if variable.row is None or not isinstance(generator, Stream):
         return generator
     index, rows = variable.row
     return generator.part(index * view.numel(), rows * view.numel())
+
+
+def _with_fans(value: Recipe, variable: Variable, tensor: Tensor) -> Recipe:
+    """An initializer that knows the fans of the variables that `tensor` packs, so that it can draw them as one."""
+    if not value.accepts("fans"):
+        return value
+    shape = variable.views(torch.empty(tensor.shape, device="meta"))[0].shape
+    fans = resolve_fans(value.arguments.get("fans") or variable.fans, shape)
+    return Recipe(value.function, {**value.arguments, "fans": fans})
 
 
 @contextmanager

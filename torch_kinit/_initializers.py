@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from torch_kinit import _checks, _samplers
-from torch_kinit._elementary import in_order, keras_view
+from torch_kinit._elementary import in_order
 from torch_kinit._fans import LAYOUTS, fans_by_axes, fans_of, shape_of
 from torch_kinit.streams import AnyGenerator
 
@@ -53,7 +53,7 @@ def variance_scaling_(
         fans: `(fan_in, fan_out)` in place of those of the shape (see `fans`). Each is an int, or the axes *in
             Keras' layout* whose sizes are multiplied, as Keras 3.15's input_axes and output_axes.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
             torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
@@ -78,8 +78,8 @@ def variance_scaling_(
         raise ValueError(AMBIGUOUS_NORMAL)
     _checks.choice("distribution", distribution, DISTRIBUTIONS)
     _checks.choice("layout", layout, LAYOUTS)
-    generator = _checks.generator(generator, tensor.device)
-    variance = scaled_variance(resolve_fans(fans, keras_view(tensor, layout).shape), scale, mode)
+    generator = _checks.source(generator, tensor)
+    variance = scaled_variance(resolve_fans(fans, _keras_shape(tensor, layout)), scale, mode)
     ordered = in_order(tensor, layout, generator)
     if distribution == "uniform":
         limit = math.sqrt(3.0 * variance)
@@ -89,6 +89,12 @@ def variance_scaling_(
     else:
         _samplers.trunc_normal_(ordered, 0.0, math.sqrt(variance) / TRUNCATED_STD, -2.0, 2.0, generator)
     return tensor
+
+
+def _keras_shape(tensor: Tensor, layout: str) -> tuple[int, ...]:
+    """The global shape, in Keras' order; no view of a DTensor is made."""
+    shape = tuple(tensor.shape)
+    return shape if layout == "keras" or len(shape) < 2 else (*shape[2:], shape[1], shape[0])
 
 
 def scaled_variance(fans: tuple[int, int], scale: float, mode: str) -> float:

@@ -1,4 +1,4 @@
-"""Which initializer each parameter of a model gets, decided first and carried out second."""
+"""A plan: the steps that initialize a model, as data, and carrying them out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from torch import nn
 
 from torch_kinit import _checks, _report
 from torch_kinit._filling import carry_out
+from torch_kinit._key import Key
 from torch_kinit._layouts import CONVENTIONS, Options
-from torch_kinit._rules import parse_rules, refuse_unused
+from torch_kinit._sharded import reshard
 from torch_kinit._steps import (
     NOT_SETTABLE,
-    Rehearsed,
     Step,
-    decide,
     dtype_name,
-    make_step,
-    refuse_uncovered,
     rehearse_step,
 )
-from torch_kinit._targets import Target, targets, unsettable
+from torch_kinit._targets import Target, canonical, targets, unsettable
 from torch_kinit._undo import Undo
 from torch_kinit.streams import AnyGenerator, Stream
 
@@ -104,41 +101,58 @@ class Plan:
         _checks.boolean("depthwise", options.depthwise)
         return cls(steps, *options)
 
-    def apply(self, model: nn.Module | None = None, *, generator: AnyGenerator = None, progress: bool = False) -> Plan:
+    def apply(
+        self,
+        model: nn.Module | None = None,
+        *,
+        generator: AnyGenerator = None,
+        seed: int | None = None,
+        prefix: str = "",
+        progress: bool = False,
+    ) -> Plan:
         """Carry the plan out, and return it.
 
         Args:
             model: another model with parameters of the same names, shapes and dtypes; None for the plan's own.
             generator: a torch.Generator on the parameters' device or the CPU; a `KerasSeed`, for every parameter the
-                numbers of that seed, as of Keras layers whose initializers all have it; or None for torch's global
-                ones. Parameters with seeds of their own (see `replay_keras`) draw from these instead.
+                numbers of that seed, as of Keras layers whose initializers all have it; a `Key`, from which one is
+                derived for each parameter by its name; or None for torch's global ones. Parameters with seeds of
+                their own (see `replay_keras`) draw from these instead.
+            seed: an int n, for `generator=Key(n)`: each parameter's values then depend only on n, its name and its
+                shape. Names of wrappers (torch.compile, DataParallel, checkpointing) do not count.
+            prefix: the name that the model has in a larger one, whose values it then gets: "encoder".
             progress: show a bar over the parameters, if tqdm is installed.
 
         Raises:
-            ValueError: the model is not the one planned for, or the generator does not fit. Nothing is changed then,
-                nor when an initializer of somebody else's raises: values and random states are put back.
+            ValueError: the model is not the one planned for, the generator does not fit, or `seed` and `generator`
+                are both given. Nothing is changed then, nor when an initializer of somebody else's raises: values and
+                random states are put back.
         """
         model = self.model if model is None else model
         if model is None:
             raise ValueError("This plan was read from data and has no model: pass one to `apply`.")
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+        generator = _keyed(generator, seed, prefix)
         work = list(self._work(model, generator))
         _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
         generators = {generator}
         for step, target in work:
             generators.add(_checks.generator(_own(step) or generator, target.tensor.device))
+        _refuse_unkeyed(work, generator)
         risky = any(not step.initializer.ours or target.parametrized for step, target in work if step.initializer)
         native = [g for g in generators if isinstance(g, torch.Generator)]
         with Undo(native, enabled=risky) as undo:
             for step, target in _report.progress_bar(work) if progress else work:
                 undo.remember(target, model)
                 assert step.initializer is not None
-                carry_out(step.initializer, step.name, target, model, generator, step.seeds)
+                source = _derived(generator, target, model)
+                carry_out(step.initializer, step.name, target, model, source, step.seeds)
         return self
 
     def _work(self, model: nn.Module, generator: AnyGenerator) -> Iterator[tuple[Step, Target]]:
         """Each step that does something with its target, found anew: a model may have changed since."""
+        reshard(model)
         by_name = {c.name: t for t in targets(model, Options(self.convention, self.depthwise)) for c in t.claims}
         for step in self.steps:
             target = by_name.get(step.name)
@@ -165,6 +179,52 @@ class Plan:
             raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
 
 
+def _keyed(generator: AnyGenerator, seed: int | None, prefix: str) -> AnyGenerator:
+    """The generator that `generator`, `seed` and `prefix` ask for."""
+    if seed is not None:
+        if generator is not None:
+            raise ValueError(f"`seed` and `generator` exclude each other, got {seed!r} and {generator!r}.")
+        generator = Key(seed)
+    if not isinstance(prefix, str):
+        raise TypeError(f"`prefix` must be a name such as 'encoder', got {prefix!r}.")
+    if not prefix:
+        return generator
+    if "" in prefix.split("."):
+        raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {prefix!r}.")
+    if not isinstance(generator, Key):
+        raise ValueError(f"`prefix`={prefix!r} is for values that depend on names, so it needs `seed` or a Key.")
+    return generator.fold_in(prefix)
+
+
+def _refuse_unkeyed(work: list[tuple[Step, Target]], generator: AnyGenerator) -> None:
+    """Raise if several processes would draw from generators that know nothing of each other."""
+    for step, target in work:
+        assert step.initializer is not None
+        if _checks.is_distributed(target.tensor) and not step.initializer.ours:
+            raise ValueError(
+                f"{step.name} is a DTensor, which {step.initializer} would fill wrongly; use ours instead."
+            )
+        drawn = step.initializer.ours and step.initializer.accepts("generator") and not step.seeds
+        keyed = isinstance(_own(step) or generator, Stream)
+        distributed = _checks.is_distributed(target.tensor)
+        if drawn and not keyed and (distributed or _in_process_group()):
+            raise ValueError(
+                f"{step.name} is {'a DTensor' if distributed else 'drawn in a process group'}: give `seed`, equal on "
+                "each process, so that all agree on its values."
+            )
+
+
+def _in_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _derived(generator: AnyGenerator, target: Target, model: nn.Module) -> AnyGenerator:
+    """A Key for one target, by its name; of a tied one by the first in the alphabet, whoever owns it first."""
+    if not isinstance(generator, Key):
+        return generator
+    return generator.fold_in(min(canonical(claim.name, model) for claim in target.claims))
+
+
 def _own(step: Step) -> AnyGenerator:
     """The generator that a step's initializer was given."""
     return step.initializer.arguments.get("generator") if step.initializer and step.initializer.ours else None
@@ -172,96 +232,3 @@ def _own(step: Step) -> AnyGenerator:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(names) or "none other"
-
-
-def plan(
-    model: nn.Module,
-    rules: Mapping[Any, Any] | None = None,
-    *,
-    convention: str = "keras-3.15",
-    depthwise: bool = True,
-    on_uncovered: str = "error",
-) -> Plan:
-    """Decide how each parameter of `model` is initialized: Keras' defaults, then `rules`. Draws and changes nothing.
-
-    Args:
-        model: any module, also on the meta device.
-        rules: a dict from what to match to what to do; the last entry that matches wins, role by role.
-            A key is a module class (isinstance); a glob over a parameter's qualified name or its module's path; or
-            a compiled regex over the same, matching in full. A value is anything `get` takes: a Keras name or config,
-            a function that fills a tensor, a number, an array; or `skip`; or a dict from roles (kernel,
-            recurrent_kernel, depthwise_kernel, embeddings, bias, gamma, beta, alpha, moving_mean, moving_variance)
-            to such values.
-            A value by itself sets the parameter that is named or, for a class or a module's path, the layer's main
-            weight; `skip` leaves the whole layer alone. Functions of this package see each variable in Keras' layout
-            (unless a functools.partial says `layout="torch"`), all others the torch parameter. An array has the
-            parameter's shape where that is named, and the shape of Keras' variable where a role is.
-        convention: "keras-3.15", or "keras-3.14" for the attention fans of Keras up to 3.14 and of tf.keras.
-        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False
-            takes it for Conv(groups=...), whose fans differ. For one layer a rule does: `partial(he_normal_,
-            layout="torch")`.
-        on_uncovered: "error", or "keep" to leave parameters alone that neither Keras' defaults nor a rule cover.
-
-    Raises:
-        UnusedRuleError: a rule or one of its roles matches nothing.
-        UncoveredParameterError: nothing is said of a parameter, such as a raw nn.Parameter.
-        TiedParameterError: two layers share a parameter for which rules say different things.
-        ValueError, TypeError: a rule that means nothing, a lazy parameter, a parametrization that cannot be set.
-
-    Example:
-        >>> from torch import nn
-        >>> p = plan(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)), {nn.Conv2d: "he_normal", "1.bias": 0.1})
-        >>> [(step.name, step.role, str(step.initializer)) for step in p]
-        [('0.weight', 'kernel', 'he_normal'), ('0.bias', 'bias', 'zeros'), ('1.weight', 'kernel', 'glorot_uniform'), \
-('1.bias', 'bias', 'constant(0.1)')]
-        >>> p["0.weight"].fans
-        (27, 72)
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-    _checks.choice("convention", convention, CONVENTIONS)
-    _checks.boolean("depthwise", depthwise)
-    _checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
-    parsed = parse_rules(rules)
-    found = targets(model, Options(convention, depthwise))
-    decisions = [[decide(claim, parsed) for claim in target.claims] for target in found]
-    refuse_unused(parsed, [claim for target in found for claim in target.claims], model)
-    if on_uncovered == "error":
-        refuse_uncovered(found, decisions)
-    rehearsed: Rehearsed = {}
-    steps = tuple(make_step(target, made, model, rehearsed) for target, made in zip(found, decisions, strict=True))
-    return Plan(steps, convention, depthwise, model)
-
-
-def apply(
-    model: nn.Module,
-    rules: Mapping[Any, Any] | None = None,
-    *,
-    generator: AnyGenerator = None,
-    convention: str = "keras-3.15",
-    depthwise: bool = True,
-    on_uncovered: str = "error",
-    progress: bool = False,
-) -> Plan:
-    """Initialize `model`: Keras' defaults for every layer, then `rules`.
-
-    This is `plan(model, rules, ...).apply(generator=..., progress=...)`; see both for the arguments and errors.
-    LSTM's default bias is Keras' unit_forget_bias; a rule for its bias replaces it whole. The row of an embedding's
-    padding_idx is zeroed again, and running statistics start anew. After an error nothing is changed.
-
-    Returns:
-        The plan that was carried out.
-
-    Example:
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-        >>> g = torch.Generator().manual_seed(0)
-        >>> done = apply(model, {nn.Linear: "he_normal", "2": {"bias": 0.5}}, generator=g)
-        >>> model[2].bias
-        Parameter containing:
-        tensor([0.5000, 0.5000], requires_grad=True)
-        >>> done["2.bias"].rule
-        "'2'"
-    """
-    made = plan(model, rules, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
-    return made.apply(generator=generator, progress=progress)

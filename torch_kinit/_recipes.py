@@ -17,10 +17,12 @@ from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
 from torch_kinit._keras_seed import KerasSeed
+from torch_kinit._sharded import by_the_whole
 
 Initializer = Callable[..., Any]
 
 
+@by_the_whole
 def array_(tensor: Tensor, value: Any, *, layout: str = "torch") -> Tensor:
     """Fill `tensor` with an array of exactly its shape (in Keras' layout, if `layout` says so)."""
     shape = tuple(_checks.array(value).shape)
@@ -42,6 +44,16 @@ _OURS: dict[str, Initializer] = {
         *(structured.orthogonal_, structured.identity_, structured.stft_),
     )
 }
+# Those that draw each value by itself.
+ELEMENTWISE = frozenset(
+    (
+        *(elementary.random_normal_, elementary.random_uniform_, elementary.trunc_normal_),
+        *(scaled.variance_scaling_, scaled.lecun_normal_, scaled.lecun_uniform_, scaled.glorot_normal_),
+        *(scaled.glorot_uniform_, scaled.he_normal_, scaled.he_uniform_),
+    )
+)
+# Those that give each value the same number.
+UNIFORM = frozenset((elementary.zeros_, elementary.ones_))
 # The arguments of each, with their defaults.
 PARAMETERS: dict[Initializer, dict[str, Any]] = {
     function: {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "tensor"}

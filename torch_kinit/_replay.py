@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from torch_kinit import _checks
+from torch_kinit._apply import plan
 from torch_kinit._elementary import unit_forget_bias_
 from torch_kinit._identifiers import recipe
 from torch_kinit._keras_layers import Layer, Source
@@ -18,7 +19,7 @@ from torch_kinit._keras_seed import BACKENDS, KerasSeed
 from torch_kinit._keras_wrappers import layer as read_layer
 from torch_kinit._layouts import CONVENTIONS, Options
 from torch_kinit._matching import Modules, Pairs, match, matched, rules_of
-from torch_kinit._plan import Plan, plan
+from torch_kinit._plan import Plan
 from torch_kinit._recipes import Recipe
 from torch_kinit._rules import KERAS_DEFAULTS
 from torch_kinit._slots import Holdings, holdings, slots_in

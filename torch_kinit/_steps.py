@@ -15,7 +15,7 @@ from torch_kinit._identifiers import recipe
 from torch_kinit._keras_seed import KerasSeed
 from torch_kinit._moments import Moments
 from torch_kinit._recipes import Recipe
-from torch_kinit._rules import KERAS_DEFAULTS, Rule, Skip, TiedParameterError, UncoveredParameterError, Value
+from torch_kinit._rules import KERAS_DEFAULTS, Rule, Skip, TiedParameterError, UncoveredParameterError, Value, skip
 from torch_kinit._targets import Claim, Target, unsettable
 from torch_kinit.streams import AnyGenerator
 
@@ -97,6 +97,9 @@ class Decision:
     @property
     def explicit(self) -> bool:
         return self.value is not None and self.rule != _DEFAULT
+
+
+NOT_CHOSEN = Decision(skip, "left alone (only=)")
 
 
 def decide(claim: Claim, rules: Iterable[Rule]) -> Decision:

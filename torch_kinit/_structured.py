@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch_kinit import _checks, _samplers
 from torch_kinit._elementary import keras_view
 from torch_kinit._fans import LAYOUTS
-from torch_kinit.streams import AnyGenerator, Stream
+from torch_kinit._sharded import by_the_whole, put
+from torch_kinit.streams import AnyGenerator, Stream, one_thread
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", generator: AnyGenerator = None) -> Tensor:
@@ -21,13 +23,13 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", gen
     orthonormal, and the matrix is uniform among all such (Haar's measure). Keras' last axis is torch's first for
     Linear and Conv weights, so there `torch.nn.init.orthogonal_` has the same law; it has not for depthwise and
     attention kernels. float16 and bfloat16 matrices are computed in float32. The whole matrix is held three
-    times while QR runs.
+    times while QR runs; of a DTensor by each process, which keeps its part.
 
     Args:
         tensor: what to fill, with at least two axes.
         gain: a finite factor, the singular value of every direction.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a KerasSeed; or None for torch's global one.
+        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
             torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
 
     Raises:
@@ -45,16 +47,20 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", gen
     _checks.tensor(tensor)
     gain = _checks.number("gain", gain)
     _checks.choice("layout", layout, LAYOUTS)
-    generator = _checks.generator(generator, tensor.device)
+    generator = _checks.source(generator, tensor)
     if tensor.ndim < 2:
         raise ValueError(f"`tensor` must have at least two axes to be orthogonal, got shape {tuple(tensor.shape)}.")
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return tensor
+    if _checks.is_distributed(tensor):
+        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return put(tensor, orthogonal_(whole, gain, layout=layout, generator=generator))
     with torch.no_grad():
         view = keras_view(tensor, layout)
         rows, columns = math.prod(view.shape[:-1]), view.shape[-1]
         matrix = _normal_matrix(view, (max(rows, columns), min(rows, columns)), generator)
-        q, r = torch.linalg.qr(matrix)
+        with one_thread() if isinstance(generator, Stream) and generator.double_qr else nullcontext():
+            q, r = torch.linalg.qr(matrix)  # which rounds otherwise with another number of threads
         # R's diagonal made positive: that makes the factorization unique, and so Q as uniform as the draw.
         q = q.mul_(torch.copysign(torch.ones_like(r.diagonal()), r.diagonal()).mul_(gain))
         if rows < columns:
@@ -74,6 +80,7 @@ def _normal_matrix(view: Tensor, shape: tuple[int, int], generator: AnyGenerator
     return matrix.double() if isinstance(generator, Stream) and generator.double_qr else matrix
 
 
+@by_the_whole
 def identity_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Fill the matrix `tensor` with `gain` on its main diagonal and zeros elsewhere; it need not be square.
 
@@ -106,6 +113,7 @@ def identity_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 _WINDOWS = ("bartlett", "blackman", "boxcar", "cosine", "hamming", "hann", "nuttall")
 
 
+@by_the_whole
 def stft_(
     tensor: Tensor,
     side: str = "real",

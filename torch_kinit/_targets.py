@@ -60,6 +60,7 @@ class Target:
 def targets(model: nn.Module, options: Options) -> list[Target]:
     """All parameters of `model`, and the buffers Keras has a name for, in the order of its modules."""
     modules = list(model.named_modules(remove_duplicate=False))
+    _refuse_flat(modules)
     _refuse_lazy(modules)
     found: dict[int, Target] = {}
     by_name: dict[str, Claim] = {}
@@ -142,6 +143,22 @@ def _parametrized_value(chain: nn.Module) -> Tensor:
     return value
 
 
+# What torch.compile, activation checkpointing and FSDP1 put into names.
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+
+
+def canonical(name: str, model: nn.Module) -> str:
+    """A parameter's name as if no module of `model` was compiled, checkpointed or wrapped for data parallelism."""
+    parts: list[str] = []
+    module: Any = model
+    for part in name.split("."):
+        parallel = isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)) and part == "module"
+        if part not in _WRAPPERS and not parallel:
+            parts.append(part)
+        module = getattr(module, "_modules", {}).get(part)
+    return ".".join(parts)
+
+
 def unsettable(target: Target, model: nn.Module) -> str | None:
     """The class name of the parametrization that keeps the target from being set, if one does."""
     holder, attribute = holder_of(model, target.name)
@@ -164,6 +181,15 @@ def _refuse_lazy(modules: list[tuple[str, nn.Module]]) -> None:
             f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: "
             "run one forward pass first."
         )
+
+
+def _refuse_flat(modules: list[tuple[str, nn.Module]]) -> None:
+    for path, module in modules:
+        if any(type(p).__name__ == "FlatParameter" for p in module._parameters.values()):
+            raise ValueError(
+                f"{path or 'The model'} is wrapped by FSDP1, which has flattened its parameters; initialize before, or "
+                "inside FullyShardedDataParallel.summon_full_params(model, writeback=True, rank0_only=False)."
+            )
 
 
 def _join(path: str, name: str) -> str:

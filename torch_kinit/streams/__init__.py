@@ -22,8 +22,12 @@ Draw = Callable[[Tensor, int], None]
 class Stream(ABC):
     """A source of numbers that stands in for a torch.Generator: each value depends on its index in the tensor alone.
 
-    `tensor` may have any strides; its row-major order is the stream's. The arguments are checked already.
+    `tensor` may have any strides; its row-major order is the stream's, once its axes are ordered as `layout` says. The
+    arguments are checked already.
     """
+
+    layout = "keras"
+    indexed = False  # whether it can draw any part of a tensor by itself, as DTensors need
 
     @abstractmethod
     def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
@@ -46,6 +50,10 @@ class Stream(ABC):
     @abstractmethod
     def double_qr(self) -> bool:
         """Whether an orthogonal matrix is made of the normal values in float64, whatever the tensor's dtype."""
+
+    def child(self, index: int) -> Stream:
+        """The stream for the `index`-th of several draws of one initializer for one tensor: here the same for each."""
+        return self
 
     def part(self, start: int, total: int) -> Stream:
         """The same stream for a tensor that holds the values from flat index `start` on of a variable of `total`."""

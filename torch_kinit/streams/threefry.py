@@ -46,6 +46,15 @@ class Cipher:
         torch.arange(x1.numel(), out=x1, device=x1.device)  # or torch takes its default device
         x1.add_(_signed(start + self._schedule[1]))
         x0.fill_(_signed((start >> 32) + self._schedule[0]))
+        self._rounds(x0, x1, scratch)
+
+    def encrypt_counters(self, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
+        """Encrypt the counters whose upper words are in `x0` and lower ones in `x1`, in place."""
+        x1.add_(_signed(self._schedule[1]))
+        x0.add_(_signed(self._schedule[0]))
+        self._rounds(x0, x1, scratch)
+
+    def _rounds(self, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
         for group, (first, second) in enumerate(self._added):
             for down, mask, by in self._shifts[group % 2]:
                 x0.add_(x1)

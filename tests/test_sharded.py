@@ -1,0 +1,86 @@
+"""Sharded tensors get the values that one process would give the whole; see sharded_run.py for what processes do."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from tests.sharded_run import single
+from torch_kinit._sharded import ranges_of
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+
+CASES = [
+    (2, "FSDP2"),
+    (2, "FSDP2 after a forward"),
+    (2, "TP"),
+    (2, "DDP"),
+    (4, "FSDP2"),
+    (4, "TP"),
+    (4, "FSDP2+TP"),
+    (4, "HSDP"),
+]
+
+
+@pytest.mark.parametrize(("world", "case"), CASES, ids=[f"{case} on {world}" for world, case in CASES])
+def test_the_gathered_weights_are_those_of_one_process(world, case):
+    """Each process finds the digest of a single one, though their torch seeds differ, and they send nothing."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.sharded_run", str(world), case]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[:-1] == [f"{single()} 0"] * world
+
+
+def indices(held):
+    """The global indices that ranges stand for, along each axis."""
+    return [[i for start, stop in along for i in range(start, stop)] for along in held]
+
+
+def chunk(values, parts, which):
+    """torch.chunk, which gives fewer chunks than asked where values run out."""
+    chunks = torch.tensor(values).chunk(parts) if values else ()
+    return chunks[which].tolist() if which < len(chunks) else []
+
+
+PLACEMENTS = [Replicate(), Shard(0), Shard(1), Shard(-1)]
+
+
+@pytest.mark.parametrize("mesh", [(1,), (2,), (3,), (5,), (2, 3), (3, 2), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 4), (13, 9), (5, 0)], ids=str)
+def test_shards_are_cut_as_torch_chunk_does(mesh, shape):
+    """From the first axis of the mesh to the last, each Shard takes a chunk of what those before it have left."""
+    for placements in itertools.product(PLACEMENTS, repeat=len(mesh)):
+        for coordinate in itertools.product(*map(range, mesh)):
+            expected = [list(range(size)) for size in shape]
+            for size, place, placement in zip(mesh, coordinate, placements, strict=True):
+                if isinstance(placement, Shard):
+                    expected[placement.dim] = chunk(expected[placement.dim], size, place)
+            assert indices(ranges_of(shape, mesh, coordinate, placements)) == expected
+
+
+@pytest.mark.parametrize("rows", range(14))
+@pytest.mark.parametrize("mesh", [(2, 2), (3, 2), (2, 4), (4, 3)], ids=str)
+def test_fsdp2_splits_what_tensor_parallelism_has_left(rows, mesh):
+    """A strided Shard before a Shard of the same axis cuts the latter's chunk (torch's own helper errs)."""
+    for data, tensor in itertools.product(*map(range, mesh)):
+        placements = (_StridedShard(0, split_factor=mesh[1]), Shard(0))
+        expected = chunk(chunk(list(range(rows)), mesh[1], tensor), mesh[0], data)
+        assert indices(ranges_of((rows,), mesh, (data, tensor), placements)) == [expected]
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_other_strided_shards_share_out_every_index_once(factor):
+    """Whatever its split factor, the processes of a mesh together hold each index once."""
+    placements = (_StridedShard(0, split_factor=factor),)
+    held = [indices(ranges_of((17,), (4,), (place,), placements))[0] for place in range(4)]
+    assert sorted(itertools.chain(*held)) == list(range(17))
+
+
+def test_partial_is_refused():
+    """A tensor whose parts are summands has no values to set."""
+    with pytest.raises(ValueError, match="only Shard and Replicate can be initialized"):
+        ranges_of((4,), (2,), (0,), (Partial(),))

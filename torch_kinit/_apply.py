@@ -1,0 +1,137 @@
+"""`plan` and `apply`: which initializer each parameter of a model gets, decided first and carried out second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from torch_kinit import _checks
+from torch_kinit._layouts import CONVENTIONS, Options
+from torch_kinit._plan import Plan
+from torch_kinit._rules import parse_rules, refuse_unused
+from torch_kinit._steps import NOT_CHOSEN, Rehearsed, decide, make_step, refuse_uncovered
+from torch_kinit._targets import Target, targets
+from torch_kinit.streams import AnyGenerator
+
+Only = Iterable[str] | Callable[[str], bool] | None
+
+
+def _chosen(only: Any, found: list[Target]) -> list[bool]:
+    """Whether each target has one of the names, or one for which the function holds."""
+    if callable(only):
+        return [any(only(claim.name) for claim in target.claims) for target in found]
+    if isinstance(only, str) or not isinstance(only, Iterable):
+        raise TypeError(f"`only` must be a list of names or a function of a name, got {only!r}.")
+    names = set(only)
+    known = {claim.name for target in found for claim in target.claims}
+    if unknown := sorted(map(str, names - known)):
+        raise ValueError(
+            f"`only` has {', '.join(map(repr, unknown))}, which neither Keras nor a layout speaks of."
+            f"{_checks.near(unknown[0], known)}"
+        )
+    return [any(claim.name in names for claim in target.claims) for target in found]
+
+
+def plan(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None = None,
+    *,
+    only: Only = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+    on_uncovered: str = "error",
+) -> Plan:
+    """Decide how each parameter of `model` is initialized: Keras' defaults, then `rules`. Draws and changes nothing.
+
+    Args:
+        model: any module, also on the meta device.
+        rules: a dict from what to match to what to do; the last entry that matches wins, role by role.
+            A key is a module class (isinstance); a glob over a parameter's qualified name or its module's path; or
+            a compiled regex over the same, matching in full. A value is anything `get` takes: a Keras name or config,
+            a function that fills a tensor, a number, an array; or `skip`; or a dict from roles (kernel,
+            recurrent_kernel, depthwise_kernel, embeddings, bias, gamma, beta, alpha, moving_mean, moving_variance)
+            to such values.
+            A value by itself sets the parameter that is named or, for a class or a module's path, the layer's main
+            weight; `skip` leaves the whole layer alone. Functions of this package see each variable in Keras' layout
+            (unless a functools.partial says `layout="torch"`), all others the torch parameter. An array has the
+            parameter's shape where that is named, and the shape of Keras' variable where a role is.
+        only: the names of the parameters and buffers to initialize, or a function that tells whether a name is one;
+            all others are left alone and need no rule. None for all.
+        convention: "keras-3.15", or "keras-3.14" for the attention fans of Keras up to 3.14 and of tf.keras.
+        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False
+            takes it for Conv(groups=...), whose fans differ. For one layer a rule does: `partial(he_normal_,
+            layout="torch")`.
+        on_uncovered: "error", or "keep" to leave parameters alone that neither Keras' defaults nor a rule cover.
+
+    Raises:
+        UnusedRuleError: a rule or one of its roles matches nothing.
+        UncoveredParameterError: nothing is said of a parameter, such as a raw nn.Parameter.
+        TiedParameterError: two layers share a parameter for which rules say different things.
+        ValueError, TypeError: a rule that means nothing, a lazy parameter, a parametrization that cannot be set.
+
+    Example:
+        >>> from torch import nn
+        >>> p = plan(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)), {nn.Conv2d: "he_normal", "1.bias": 0.1})
+        >>> [(step.name, step.role, str(step.initializer)) for step in p]
+        [('0.weight', 'kernel', 'he_normal'), ('0.bias', 'bias', 'zeros'), ('1.weight', 'kernel', 'glorot_uniform'), \
+('1.bias', 'bias', 'constant(0.1)')]
+        >>> p["0.weight"].fans
+        (27, 72)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    _checks.choice("convention", convention, CONVENTIONS)
+    _checks.boolean("depthwise", depthwise)
+    _checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
+    parsed = parse_rules(rules)
+    found = targets(model, Options(convention, depthwise))
+    decisions = [[decide(claim, parsed) for claim in target.claims] for target in found]
+    refuse_unused(parsed, [claim for target in found for claim in target.claims], model)
+    if only is not None:
+        chosen = _chosen(only, found)
+        decisions = [made if c else [NOT_CHOSEN] * len(made) for c, made in zip(chosen, decisions, strict=True)]
+    if on_uncovered == "error":
+        refuse_uncovered(found, decisions)
+    rehearsed: Rehearsed = {}
+    steps = tuple(make_step(target, made, model, rehearsed) for target, made in zip(found, decisions, strict=True))
+    return Plan(steps, convention, depthwise, model)
+
+
+def apply(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None = None,
+    *,
+    generator: AnyGenerator = None,
+    seed: int | None = None,
+    prefix: str = "",
+    only: Only = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+    on_uncovered: str = "error",
+    progress: bool = False,
+) -> Plan:
+    """Initialize `model`: Keras' defaults for every layer, then `rules`.
+
+    This is `plan(model, rules, only=..., ...).apply(generator=..., seed=..., ...)`; see both for the arguments and
+    errors. After loading a checkpoint with strict=False, `only=incompatible.missing_keys` initializes what it lacked.
+    LSTM's default bias is Keras' unit_forget_bias; a rule for its bias replaces it whole. The row of an embedding's
+    padding_idx is zeroed again, and running statistics start anew. After an error nothing is changed.
+
+    Returns:
+        The plan that was carried out.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> done = apply(model, {nn.Linear: "he_normal", "2": {"bias": 0.5}}, generator=g)
+        >>> model[2].bias
+        Parameter containing:
+        tensor([0.5000, 0.5000], requires_grad=True)
+        >>> done["2.bias"].rule
+        "'2'"
+    """
+    made = plan(model, rules, only=only, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
+    return made.apply(generator=generator, seed=seed, prefix=prefix, progress=progress)

@@ -1,6 +1,6 @@
-"""What each process of a gloo group runs: shard a model, initialize it by name, and digest the gathered weights.
+"""What each process of a group runs: shard a model, initialize it by name, and digest the gathered weights.
 
-python -m tests.sharded_run WORLD CASE
+python -m tests.sharded_run WORLD CASE [DEVICE]
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -43,18 +44,20 @@ def digest(state):
     found = hashlib.sha256()
     for name in sorted(state):
         found.update(name.encode())
-        found.update(state[name].contiguous().view(torch.uint8 if state[name].dim() else torch.int64).numpy().tobytes())
+        found.update(
+            state[name].cpu().contiguous().view(torch.uint8 if state[name].dim() else torch.int64).numpy().tobytes()
+        )
     return found.hexdigest()
 
 
-def single():
+def single(device="cpu"):
     """The digest of one process."""
-    model = Net()
+    model = Net().to(device)
     kinit.apply(model, RULES, seed=7)
     return digest(model.state_dict())
 
 
-def shard(model, world, case):
+def shard(model, world, case, device="cpu"):
     """Distribute the model as the case says."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -62,34 +65,43 @@ def shard(model, world, case):
 
     tensor_parallel = {"up": ColwiseParallel(), "down": RowwiseParallel()}
     if case.startswith("FSDP2 "):
-        fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
-        model(torch.arange(4))  # after which the root keeps whole copies
+        fully_shard(model, mesh=init_device_mesh(device, (world,)))
+        model(torch.arange(4, device=device))  # after which the root keeps whole copies
     elif case == "FSDP2":
-        mesh = init_device_mesh("cpu", (world,))
+        mesh = init_device_mesh(device, (world,))
         for part in (model.up, model.down):
             fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
     elif case == "TP":
-        parallelize_module(model, init_device_mesh("cpu", (world,)), tensor_parallel)
+        parallelize_module(model, init_device_mesh(device, (world,)), tensor_parallel)
     elif case == "FSDP2+TP":
-        mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("data", "tensor"))
+        mesh = init_device_mesh(device, (world // 2, 2), mesh_dim_names=("data", "tensor"))
         parallelize_module(model, mesh["tensor"], tensor_parallel)
         fully_shard(model, mesh=mesh["data"])
     elif case == "HSDP":
-        fully_shard(model, mesh=init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replica", "shard")))
+        fully_shard(model, mesh=init_device_mesh(device, (2, world // 2), mesh_dim_names=("replica", "shard")))
     elif case == "DDP":
         model = nn.parallel.DistributedDataParallel(model)
     return model
 
 
-def run(rank, world, case, path):
+def run(rank, world, case, path, device):
     """One process."""
     from torch.distributed.tensor.debug import CommDebugMode
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=world)
     torch.manual_seed(rank)  # what must not matter
-    model = shard(Net(), world, case)
+    from_meta = case.startswith("meta, ")
+    with torch.device("meta" if from_meta else device):
+        model = Net()
+    model = shard(model, world, case.removeprefix("meta, "), device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    if from_meta:
+        check_materialized(model, device)
     with CommDebugMode() as communication:
         kinit.apply(model, RULES, seed=7)
     state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
@@ -103,10 +115,42 @@ def run(rank, world, case, path):
             except ValueError as error:
                 refused = str(error)
             assert "DTensor" in refused, refused
+    if from_meta and "TP" not in case:  # which torch cannot run with uneven shards
+        check_trains(model, optimizer, device)
     dist.destroy_process_group()
 
 
+def check_materialized(model, device):
+    """Raise AssertionError unless all is real and NaN, or zero, and the parameters are the objects they were."""
+    before = {name: id(tensor) for name, tensor in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"kinit\.materialize\(model, device\)"):
+        kinit.apply(model, RULES, seed=7)
+    assert kinit.materialize(model, device) is model
+    assert {name: id(tensor) for name, tensor in model.named_parameters()} == before
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        assert local.device.type == device, name
+        assert bool(local.isnan().all() if local.is_floating_point() else (local == 0).all()), name
+
+
+def check_trains(model, optimizer, device):
+    """Raise AssertionError unless a step of an optimizer that was made on the meta device moves the weights."""
+    before = {name: local_clone(tensor) for name, tensor in model.named_parameters()}
+    model(torch.arange(4, device=device)).square().sum().backward()
+    optimizer.step()
+    for name, tensor in model.named_parameters():
+        if name.startswith(("up", "down")) and before[name].numel():
+            after = local_clone(tensor)
+            assert bool(after.isfinite().all()), name
+            assert not torch.equal(after, before[name]), name
+
+
+def local_clone(tensor):
+    """What this process holds of a parameter, copied."""
+    return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach().clone()
+
+
 if __name__ == "__main__":
-    world, case = int(sys.argv[1]), sys.argv[2]
+    world, case, device = int(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(run, args=(world, case, os.path.join(folder, "rendezvous")), nprocs=world)
+        mp.spawn(run, args=(world, case, os.path.join(folder, "rendezvous"), device), nprocs=world)

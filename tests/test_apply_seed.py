@@ -1,16 +1,16 @@
-"""With seed=, a parameter's values depend on the seed, its name and its shape; with only=, the others stay."""
+"""With seed=, a parameter's values depend on the seed, its name and its shape."""
 
-import re
+import json
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
-from tests.models import Positions, network, symmetric
+from tests.models import network, symmetric
 from torch_kinit import KerasSeed, Key
 
 
@@ -31,7 +31,7 @@ def state(model):
 def check_equal(found, want):
     """Raise AssertionError unless two dicts have the same names, in any order, and equal tensors."""
     assert found.keys() == want.keys()
-    assert [name for name in want if not torch.equal(found[name], want[name])] == []
+    assert [name for name in want if not torch.equal(found[name].cpu(), want[name].cpu())] == []
 
 
 def made(seed=5, **arguments):
@@ -101,35 +101,7 @@ def test_packed_blocks_have_their_law(name):
         assert block.std().item() == pytest.approx(split.q_proj_weight.std().item(), rel=0.05)
 
 
-# --- wrappers and parts ----------------------------------------------------------------------------------------------
-
-
-def checkpointed(model):
-    model["attend"] = checkpoint_wrapper(model["attend"])
-    model["head"] = nn.DataParallel(checkpoint_wrapper(torch.compile(model["head"])))
-    return model
-
-
-WRAPPERS = {"compiled": torch.compile, "parallel": nn.DataParallel, "checkpointed inside": checkpointed}
-WRAPPERS["all"] = lambda model: nn.DataParallel(torch.compile(checkpoint_wrapper(model)))
-WRAPPED = re.compile(r"(^|\.)(module|_orig_mod|_checkpoint_wrapped_module)(?=\.)")
-
-
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_wrappers_do_not_count(wrap):
-    """A compiled, checkpointed or data-parallel model, or part of one, gets the values of the bare one."""
-    model = wrap(network())
-    kinit.apply(model, seed=5)
-    check_equal({WRAPPED.sub("", name).lstrip("."): tensor for name, tensor in state(model).items()}, made())
-
-
-def test_a_child_of_the_name_of_a_wrapper_counts():
-    """A layer that somebody calls "module" is none of a wrapper's, and its name counts."""
-    model = nn.ModuleDict({"module": nn.Linear(4, 4)})
-    kinit.apply(model, seed=1)
-    lone = nn.Linear(4, 4)
-    kinit.apply(lone, seed=1)
-    assert not torch.equal(lone.weight, model["module"].weight)
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", list(network()))
@@ -155,22 +127,63 @@ def test_a_deeper_prefix():
 # --- ties, precision, parametrizations, rules ------------------------------------------------------------------------
 
 
-def twice(order):
-    layers = {name: nn.Linear(6, 6) for name in order}
-    layers["b"].weight = layers["a"].weight
-    return nn.ModuleDict(layers)
+def shared(order, **make):
+    """Layers that share the weight of the first in the alphabet, registered in that order."""
+    layers = {name: make[name]() for name in sorted(make)}
+    first = next(iter(layers.values()))
+    for layer in layers.values():
+        layer.weight = first.weight
+    return nn.ModuleDict({name: layers[name] for name in order})
 
 
-def test_ties_whatever_owner_comes_first():
-    """A tied weight has the key of its first name in the alphabet, whichever layer is registered first."""
-    models = [twice("ab"), twice("ba")]
+TIES = {  # layers; the class of the one whose law the weight gets, and that law
+    "alike": ({"a": lambda: nn.Linear(6, 6), "b": lambda: nn.Linear(6, 6)}, {}, "Linear", "glorot_uniform"),
+    "embedding first": ({"a": lambda: nn.Embedding(9, 6), "b": lambda: nn.Linear(6, 9)}, {}, "Embedding", "random_uni"),
+    "embedding last": ({"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Embedding(9, 6)}, {}, "Embedding", "random_uni"),
+    "with padding": (
+        {"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Embedding(9, 6, 2)}, {"*": "he_normal"}, "Embedding", "he_normal"
+    ),
+    "two embeddings and a rule": (
+        {"a": lambda: nn.Embedding(9, 6), "b": lambda: nn.Embedding(9, 6)}, {"b": "he_normal"}, "Embedding", "he_normal"
+    ),
+    "two layers and a rule": (
+        {"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Linear(6, 9)}, {"b": "orthogonal"}, "Linear", "orthogonal"
+    ),
+    "one yields": (
+        {"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Embedding(9, 6)}, {"b": kinit.skip}, "Linear", "glorot_uniform"
+    ),
+    "norms of two laws": ({"a": lambda: nn.PReLU(4), "b": lambda: nn.LayerNorm(4)}, {}, "PReLU", "zeros"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "rules", "layer", "law"), TIES.values(), ids=TIES)
+def test_ties_whatever_owner_comes_first(make, rules, layer, law):
+    """A tied weight has the law that its owners agree on, whichever is registered first, and stays tied."""
+    models = [shared(order, **make) for order in ("ab", "ba")]
     for model in models:
-        kinit.apply(model, seed=3)
+        step = kinit.apply(model, rules, seed=3)["a.weight"]
+        assert step.layer == layer
+        assert str(step.initializer).startswith(law)
         assert model["a"].weight is model["b"].weight
     check_equal(state(models[0]), state(models[1]))
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_tie_has_the_key_of_the_first_name(order):
+    """A tied weight has the values that its first owner in the alphabet would have alone."""
+    model = shared(order, a=lambda: nn.Linear(6, 6), b=lambda: nn.Linear(6, 6))
     alone = nn.ModuleDict({"a": nn.Linear(6, 6)})
-    kinit.apply(alone, seed=3)
-    assert torch.equal(alone["a"].weight, models[1]["b"].weight)
+    for each in (model, alone):
+        kinit.apply(each, seed=3)
+    assert torch.equal(alone["a"].weight, model["b"].weight)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_rule_against_an_embedding(order):
+    """A rule for a layer that shares an embedding's weight contradicts its law, in whatever order they come."""
+    model = shared(order, a=lambda: nn.Linear(6, 9), b=lambda: nn.Embedding(9, 6))
+    with pytest.raises(kinit.TiedParameterError, match=r"b\.weight gets random_uniform .* and a\.weight gets ones"):
+        kinit.plan(model, {"a": "ones"})
 
 
 def test_the_row_of_padding_is_zero():
@@ -220,64 +233,59 @@ def test_a_rule_keeps_its_own_numbers(own, name):
     assert torch.equal(*(model.state_dict()[f"{name}.{main}"] for model in models))
 
 
-# --- only=, and errors -----------------------------------------------------------------------------------------------
+def test_a_rule_with_a_key_is_taken_at_its_word():
+    """A rule with a Key of its own gives all parameters it is for the same numbers, as a call with it does."""
+    model = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)})
+    kinit.apply(model, {nn.Linear: partial(kinit.he_normal_, generator=Key(5))}, seed=1)
+    want = kinit.he_normal_(torch.empty(3, 4), generator=Key(5))
+    assert torch.equal(model["a"].weight, want)
+    assert torch.equal(model["b"].weight, want)
 
 
-def check_only(model, chosen, **arguments):
-    """Raise AssertionError unless apply(only=...) sets those tensors, to what it sets them to in the whole."""
-    before = state(model)
-    kinit.apply(model, seed=5, **arguments)
-    after, want = state(model), made()
-    check_equal({name: after[name] for name in chosen}, {name: want[name] for name in chosen})
-    check_equal(
-        {name: t for name, t in after.items() if name not in chosen},
-        {name: t for name, t in before.items() if name not in chosen},
-    )
+@pytest.mark.parametrize("key", [Key(5), Key(2**64 - 1), Key(5).fold_in("a.b")], ids=["small", "large", "derived"])
+def test_a_plan_with_a_key_becomes_json(key):
+    """A Key in a plan survives JSON, and Keras, which has none, is told so."""
+    rule = partial(kinit.he_normal_, generator=key)
+    plan = kinit.plan(network(), {"head": rule})
+    read = kinit.Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert read == plan
+    assert read["head.weight"].initializer.arguments["generator"] == key
+    with pytest.raises(ValueError, match="HeNormal has no argument like `generator`=Key"):
+        kinit.serialize(rule)
 
 
-def test_only_what_is_missing():
-    """After loading a checkpoint that lacks a layer, that layer is initialized and nothing else is touched."""
-    saved = {name: t for name, t in state(network()).items() if not name.startswith(("head", "norm"))}
-    model = network()
-    missing = model.load_state_dict(saved, strict=False).missing_keys
-    assert {"head.weight", "head.bias", "norm.weight", "norm.running_var"} <= set(missing)
-    check_only(model, missing, only=missing)
+@pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), torch.tensor(5)], ids=["int64", "uint8", "tensor"])
+def test_seeds_of_other_types(seed):
+    """An int of NumPy's, or a tensor of one, is the same seed as Python's."""
+    check_equal(made(seed), made(5))
 
 
-@pytest.mark.parametrize("only", [lambda name: re.match("read|stem", name), lambda name: False, [], {"head.bias": 1}])
-def test_only_by_predicate_or_any_collection(only):
-    """A function of the name chooses, and so does any collection of names, also an empty one."""
-    names = list(network().state_dict())
-    check_only(network(), [n for n in names if (only(n) if callable(only) else n in only)], only=only)
-
-
-def test_only_needs_no_rule_for_the_others():
-    """A raw parameter that is left alone needs no rule; one that is chosen does."""
-    model = Positions()
-    before = state(model)
-    plan = kinit.apply(model, seed=1, only=["head.weight"])
-    assert plan["positions"].rule == "left alone (only=)"
-    assert torch.equal(model.positions, before["positions"])
-    assert not torch.equal(model.head.weight, before["head.weight"])
-    with pytest.raises(kinit.UncoveredParameterError, match="positions"):
-        kinit.apply(model, seed=1, only=["positions"])
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 REFUSED = {
     "unknown name": ({"only": ["head.wieght"]}, ValueError, "'head.wieght', which .* Did you mean 'head.weight'"),
     "one string": ({"only": "head.weight"}, TypeError, "`only` must be a list of names or a function"),
     "a number": ({"only": 3}, TypeError, "`only` must be a list of names or a function of a name, got 3"),
-    "both": ({"seed": 1, "generator": Key(1)}, ValueError, "`seed` and `generator` exclude each other"),
+    "a layer": ({"only": nn.Linear(1, 1)}, TypeError, "`only` must be a list of names or a function of a name, got L"),
+    "a class": ({"only": nn.Linear}, TypeError, "`only` must be a list of names or a function of a name, got <class"),
+    "a tensor": ({"only": torch.zeros(2)}, TypeError, "`only` must be a list of names or .* of type Tensor"),
+    "tensors": ({"only": [torch.zeros(2)]}, TypeError, "`only` must hold names, which are strings, got .* Tensor"),
+    "a layer's path": ({"only": ["head"]}, ValueError, "'head', which no parameter or buffer of the model is called"),
+    "both": ({"seed": 1, "generator": Key(1)}, ValueError, r"`seed` and `generator` exclude each other, got 1 and Key"),
     "prefix alone": ({"prefix": "a"}, ValueError, "`prefix`='a' is for values that depend on names"),
     "prefix and torch's": ({"prefix": "a", "generator": torch.Generator()}, ValueError, "it needs `seed` or a Key"),
     "prefix and Keras'": ({"prefix": "a", "generator": KerasSeed(1, "jax")}, ValueError, "it needs `seed` or a Key"),
     "prefix of no string": ({"prefix": 3, "seed": 1}, TypeError, "`prefix` must be a name such as 'encoder', got 3"),
-    "prefix with an empty part": ({"prefix": "encoder.", "seed": 1}, ValueError, "`prefix`"),
+    "prefix with an empty part": ({"prefix": "encoder.", "seed": 1}, ValueError, "without empty parts, got 'encoder.'"),
+    "blank prefix": ({"prefix": " ", "seed": 1}, ValueError, "`prefix` must be a name such as .*, got ' '"),
     "bool": ({"seed": True}, TypeError, "`seed` must be an int, got True"),
-    "negative": ({"seed": -1}, ValueError, "`seed` must be from 0"),
-    "another's initializer": (
-        {"seed": 1, "rules": {"head": nn.init.kaiming_normal_}}, ValueError, "is none of Keras' initializers"
-    ),
+    "bool of NumPy": ({"seed": np.True_}, TypeError, "`seed` must be an int, got "),
+    "float": ({"seed": 1.0}, TypeError, "`seed` must be an int, got 1.0 of type float"),
+    "string": ({"seed": "1"}, TypeError, "`seed` must be an int, got '1' of type str"),
+    "negative": ({"seed": -1}, ValueError, r"`seed` must be from 0 to 2\*\*64 - 1, got -1"),
+    "too large": ({"seed": 2**64}, ValueError, r"`seed` must be from 0 to 2\*\*64 - 1, got 18446744073709551616"),
+    "seed as generator": ({"generator": 3}, TypeError, r"`generator` must be a torch.Generator, a Key, .* or Key\(3\)"),
 }  # fmt: skip
 
 

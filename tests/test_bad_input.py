@@ -45,8 +45,9 @@ VALUES = [
     (partial(kinit.he_normal_, fans=(-3, 4)), ValueError, r"`fans` must be .* got \(-3, 4\)"),
     (partial(kinit.he_normal_, fans=(1.5, 4)), ValueError, r"`fans` must be .* got \(1.5, 4\)"),
     (partial(kinit.he_normal_, fans=((9,), (0,))), ValueError, r"`fans` must be .* got \(\(9,\), \(0,\)\)"),
-    (partial(kinit.he_normal_, generator=3), TypeError, r"For a seed, pass torch.Generator\(\).manual_seed\(3\)"),
-    (partial(kinit.he_normal_, generator="cpu"), TypeError, "a torch.Generator, a KerasSeed or None, got .cpu."),
+    (partial(kinit.he_normal_, generator=3), TypeError, r"For a seed, pass .*manual_seed\(3\) or Key\(3\)"),
+    (partial(kinit.he_normal_, generator=True), TypeError, "a torch.Generator, a Key, a KerasSeed or None, got True.$"),
+    (partial(kinit.he_normal_, generator="cpu"), TypeError, "a torch.Generator, a Key, a KerasSeed or None, got"),
     (partial(kinit.orthogonal_, gain=INF), ValueError, "`gain` must be finite"),
     (partial(kinit.orthogonal_, layout="x"), ValueError, "`layout` must be one of"),
     (partial(kinit.identity_, gain=NAN), ValueError, "`gain` must be finite"),
@@ -167,12 +168,14 @@ class _OnCuda(torch.Generator):
     device = torch.device("cuda:0")
 
 
-def test_a_distributed_tensor_is_refused():
-    """A tensor with a device mesh raises, where torch would fill every shard alike."""
-    tensor = torch.empty(3, 3)
-    tensor.device_mesh = object()
-    with pytest.raises(TypeError, match="is a DTensor, which torch fills wrongly"):
-        kinit.he_normal_(tensor)
+@pytest.mark.parametrize("generator", [None, torch.Generator()], ids=["none", "torch's"])
+def test_a_distributed_tensor_needs_a_key(generator):
+    """A tensor with a device mesh and placements raises where its parts would not be those of one whole."""
+    tensor = torch.zeros(3, 3)
+    tensor.device_mesh, tensor.placements = object(), ()
+    with pytest.raises(ValueError, match=r"`tensor` is a DTensor, .*; pass generator=Key\(seed\), equal on all"):
+        kinit.he_normal_(tensor, generator=generator)
+    assert not tensor.any()
 
 
 def test_unit_forget_bias_needs_four_blocks():

@@ -235,3 +235,14 @@ def test_std_zero_gives_the_mean():
     """A law without spread is its mean, rounded to the dtype."""
     for draw in (kinit.random_normal_, kinit.trunc_normal_):
         assert bool((draw(torch.empty(5, dtype=torch.bfloat16), 0.1, 0.0) == torch.tensor(0.1).bfloat16()).all())
+
+
+def test_the_number_of_threads_does_not_change_a_draw():
+    """One thread and two draw the same normal values, of a size that leaves a few at the end of the pieces, too."""
+    count, threads = (1 << 16) + 5, torch.get_num_threads()
+    drawn = []
+    for used in (1, 2):
+        torch.set_num_threads(used)
+        drawn.append(kinit.random_normal_(torch.empty(count), generator=torch.Generator().manual_seed(0)))
+    torch.set_num_threads(threads)
+    assert torch.equal(*drawn)

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,16 +24,50 @@ CASES = [
     (4, "TP"),
     (4, "FSDP2+TP"),
     (4, "HSDP"),
+    (2, "meta, FSDP2"),
+    (2, "meta, TP"),
+    (4, "meta, FSDP2+TP"),
 ]
 
 
 @pytest.mark.parametrize(("world", "case"), CASES, ids=[f"{case} on {world}" for world, case in CASES])
 def test_the_gathered_weights_are_those_of_one_process(world, case):
     """Each process finds the digest of a single one, though their torch seeds differ, and they send nothing."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.sharded_run", str(world), case]
+    assert digests(world, case, "cpu") == [f"{single()} 0"] * world
+
+
+def test_the_script_prints_one_digest():
+    """The README's script says the same of one process and of two under torchrun."""
+    script = str(Path(__file__).parents[1] / "notebooks" / "sharded.py")
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    printed = []
+    for start in ([], several):
+        command = [sys.executable, "-W", "ignore", *start, script, "--seed", "3"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        printed.append(done.stdout.split())
+    (one, *_, digest), (two, *_, same) = printed
+    assert (one, two) == ("1", "2")
+    assert digest == same
+    assert len(digest) == 16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")
+@pytest.mark.parametrize("case", dict.fromkeys(case for _, case in CASES))
+def test_the_same_over_nccl(case):
+    """Each GPU's process finds the digest of a single one with a GPU."""
+    world = torch.cuda.device_count()
+    if world % 2 and case.endswith(("+TP", "HSDP")):
+        pytest.skip("a mesh of two axes needs an even number of GPUs")
+    assert digests(world, case, "cuda") == [f"{single('cuda')} 0"] * world
+
+
+def digests(world, case, device):
+    """What each process writes: the digest of the gathered weights, and the number of collectives."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.sharded_run", str(world), case, device]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[:-1] == [f"{single()} 0"] * world
+    return done.stdout.split("\n")[:-1]
 
 
 def indices(held):

@@ -1,6 +1,7 @@
 """Keras' initializers for PyTorch: in-place functions, and rules that initialize whole models."""
 
 from torch_kinit._apply import apply, plan
+from torch_kinit._compiled import compiled
 from torch_kinit._elementary import (
     constant_,
     ones_,
@@ -12,6 +13,7 @@ from torch_kinit._elementary import (
 )
 from torch_kinit._exchange import from_keras, to_keras
 from torch_kinit._fans import fans
+from torch_kinit._fsdp1 import param_init_fn
 from torch_kinit._identifiers import get, serialize
 from torch_kinit._initializers import (
     glorot_normal_,
@@ -26,6 +28,7 @@ from torch_kinit._keras_seed import KerasSeed
 from torch_kinit._key import Key
 from torch_kinit._layouts import Variable, register_layout
 from torch_kinit._matching import rules_from_keras
+from torch_kinit._materialize import materialize
 from torch_kinit._plan import Plan
 from torch_kinit._replay import replay_keras
 from torch_kinit._rules import (
@@ -53,6 +56,7 @@ __all__ = [
     "UnusedRuleError",
     "Variable",
     "apply",
+    "compiled",
     "constant_",
     "fans",
     "from_keras",
@@ -64,8 +68,10 @@ __all__ = [
     "identity_",
     "lecun_normal_",
     "lecun_uniform_",
+    "materialize",
     "ones_",
     "orthogonal_",
+    "param_init_fn",
     "plan",
     "random_normal_",
     "random_uniform_",

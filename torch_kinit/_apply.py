@@ -5,33 +5,74 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torch_kinit import _checks
 from torch_kinit._layouts import CONVENTIONS, Options
 from torch_kinit._plan import Plan
-from torch_kinit._rules import parse_rules, refuse_unused
-from torch_kinit._steps import NOT_CHOSEN, Rehearsed, decide, make_step, refuse_uncovered
-from torch_kinit._targets import Target, targets
+from torch_kinit._rules import parse_rules, refuse_unused, settle_names
+from torch_kinit._steps import Decision, Rehearsed, decide, decide_buffers, left_alone, make_step, refuse_uncovered
+from torch_kinit._targets import Claim, Target, extra_states, other_buffers, stored_names, targets
+from torch_kinit._unset import awaits
 from torch_kinit.streams import AnyGenerator
 
 Only = Iterable[str] | Callable[[str], bool] | None
 
 
-def _chosen(only: Any, found: list[Target]) -> list[bool]:
-    """Whether each target has one of the names, or one for which the function holds."""
-    if callable(only):
-        return [any(only(claim.name) for claim in target.claims) for target in found]
-    if isinstance(only, str) or not isinstance(only, Iterable):
-        raise TypeError(f"`only` must be a list of names or a function of a name, got {only!r}.")
-    names = set(only)
-    known = {claim.name for target in found for claim in target.claims}
-    if unknown := sorted(map(str, names - known)):
+def _claims(found: list[Target]) -> list[Claim]:
+    return [claim for target in found for claim in target.claims]
+
+
+def _restrict(
+    decisions: list[list[Decision]], only: Any, found: list[Target], model: nn.Module
+) -> list[list[Decision]]:
+    """The decisions, and for tensors not all of whose names are chosen that they are left alone."""
+    chosen = _chosen_by(only, found) if _is_predicate(only) else _chosen_from(_names(only), found, model)
+    silent = [not (_spoken_of(t, made) or awaits(t, model)) for t, made in zip(found, decisions, strict=True)]
+    return [
+        made if quiet or all(each) else [left_alone(target, each)] * len(made)
+        for target, made, quiet, each in zip(found, decisions, silent, chosen, strict=True)
+    ]
+
+
+def _spoken_of(target: Target, made: list[Decision]) -> bool:
+    """Whether a plan has a step for a target."""
+    return not target.optional or any(decision.value is not None for decision in made)
+
+
+def _is_predicate(only: Any) -> bool:
+    return callable(only) and not isinstance(only, (type, nn.Module))
+
+
+def _chosen_by(only: Callable[[str], Any], found: list[Target]) -> list[list[bool]]:
+    """For each target, of which of its claims a function of the name holds."""
+    chosen = [[bool(only(claim.canonical)) for claim in target.claims] for target in found]
+    if any(map(any, chosen)):
+        return chosen
+    return [[bool(only(claim.name)) for claim in target.claims] for target in found]
+
+
+def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list[list[bool]]:
+    """For each target, which of its claims have one of the names."""
+    known = [[set(stored_names(claim, target, model)) for claim in target.claims] for target in found]
+    left = names.difference(*(each for stored in known for each in stored))
+    if left and (unknown := sorted(left - extra_states(model))):
+        hint = _checks.near(unknown[0], {name for stored in known for each in stored for name in each})
         raise ValueError(
-            f"`only` has {', '.join(map(repr, unknown))}, which neither Keras nor a layout speaks of."
-            f"{_checks.near(unknown[0], known)}"
+            f"`only` has {', '.join(map(repr, unknown))}, which no parameter or buffer of the model is called.{hint}"
         )
-    return [any(claim.name in names for claim in target.claims) for target in found]
+    return [[not names.isdisjoint(each) for each in stored] for stored in known]
+
+
+def _names(only: Any) -> set[str]:
+    if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
+        raise TypeError(
+            f"`only` must be a list of names or a function of a name, got {only!r} of type {type(only).__name__}."
+        )
+    names = list(only)
+    if strangers := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")
+    return set(names)
 
 
 def plan(
@@ -49,21 +90,29 @@ def plan(
         model: any module, also on the meta device.
         rules: a dict from what to match to what to do; the last entry that matches wins, role by role.
             A key is a module class (isinstance); a glob over a parameter's qualified name or its module's path; or
-            a compiled regex over the same, matching in full. A value is anything `get` takes: a Keras name or config,
-            a function that fills a tensor, a number, an array; or `skip`; or a dict from roles (kernel,
-            recurrent_kernel, depthwise_kernel, embeddings, bias, gamma, beta, alpha, moving_mean, moving_variance)
-            to such values.
+            a compiled regex over the same, matching in full. Names are those of the bare model, without what
+            torch.compile, DataParallel, checkpointing and FSDP1 put into them; a key that fits none of these is one of
+            the names with it. A value is anything `get` takes: a Keras name or config, a function that fills a tensor,
+            a number, an array; or `skip`; or a dict from roles (kernel, recurrent_kernel, depthwise_kernel, embeddings,
+            bias, gamma, beta, alpha, moving_mean, moving_variance) to such values.
             A value by itself sets the parameter that is named or, for a class or a module's path, the layer's main
             weight; `skip` leaves the whole layer alone. Functions of this package see each variable in Keras' layout
             (unless a functools.partial says `layout="torch"`), all others the torch parameter. An array has the
             parameter's shape where that is named, and the shape of Keras' variable where a role is.
-        only: the names of the parameters and buffers to initialize, or a function that tells whether a name is one;
-            all others are left alone and need no rule. None for all.
+            A buffer that Keras has no name for, such as a rotary cache, is set by a number, an array or a function
+            under a glob over its name that fits no parameter's, and left alone by `skip`.
+        only: the names of the parameters and buffers to initialize, as in the model or in the bare one, or a function
+            that tells of a name whether it is one; all others are left alone and need no rule. A tensor with several
+            names is initialized if all of them are chosen, and a parametrized one if anything is that it is made of.
+            Buffers of which neither Keras nor a rule speaks stay as they are. None for all.
         convention: "keras-3.15", or "keras-3.14" for the attention fans of Keras up to 3.14 and of tf.keras.
         depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False
             takes it for Conv(groups=...), whose fans differ. For one layer a rule does: `partial(he_normal_,
             layout="torch")`.
         on_uncovered: "error", or "keep" to leave parameters alone that neither Keras' defaults nor a rule cover.
+
+    A tensor that several layers share gets the law of the embedding among them, as in Keras; if there is none, that of
+    a rule for one of them, or else that of the first in the alphabet.
 
     Raises:
         UnusedRuleError: a rule or one of its roles matches nothing.
@@ -87,15 +136,18 @@ def plan(
     _checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
     parsed = parse_rules(rules)
     found = targets(model, Options(convention, depthwise))
+    others = other_buffers(model, found)
+    settle_names(parsed, _claims(found), _claims(others))
     decisions = [[decide(claim, parsed) for claim in target.claims] for target in found]
-    refuse_unused(parsed, [claim for target in found for claim in target.claims], model)
+    found, decisions = found + others, decisions + decide_buffers(others, parsed)
+    refuse_unused(parsed, _claims(found), model)
     if only is not None:
-        chosen = _chosen(only, found)
-        decisions = [made if c else [NOT_CHOSEN] * len(made) for c, made in zip(chosen, decisions, strict=True)]
+        decisions = _restrict(decisions, only, found, model)
+    decided = [(target, made) for target, made in zip(found, decisions, strict=True) if _spoken_of(target, made)]
     if on_uncovered == "error":
-        refuse_uncovered(found, decisions)
+        refuse_uncovered(decided)
     rehearsed: Rehearsed = {}
-    steps = tuple(make_step(target, made, model, rehearsed) for target, made in zip(found, decisions, strict=True))
+    steps = tuple(make_step(target, made, model, rehearsed) for target, made in decided)
     return Plan(steps, convention, depthwise, model)
 
 
@@ -123,6 +175,7 @@ def apply(
         The plan that was carried out.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
         >>> g = torch.Generator().manual_seed(0)

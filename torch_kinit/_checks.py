@@ -67,11 +67,15 @@ def array(value: object) -> torch.Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device="cpu")
 
 
-def integer(name: str, value: Any) -> int:
-    """`value` as an int; NumPy's are taken, True and False are not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` must be an int, got {value!r} of type {type(value).__name__}.")
-    return operator.index(value)
+def integer(name: str, value: Any, wanted: str = "an int") -> int:
+    """`value` as an int; NumPy's are taken, True and False are not, nor such tensors."""
+    truth = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+    try:
+        if not truth:
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"`{name}` must be {wanted}, got {value!r} of type {type(value).__name__}.") from None
 
 
 def spread(name: str, value: object) -> float:
@@ -108,12 +112,21 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
             f"`{name}` was made in torch.inference_mode() and can only be filled there; "
             "initialize inside that context, or give a .clone()."
         )
+    if is_distributed(value):
+        _placements(value, name)
     if _overlaps(value):
         raise ValueError(
             f"`{name}` of shape {tuple(value.shape)} and strides {value.stride()} holds the same memory more than "
             "once (an expanded or overlapping view); fill the tensor it was made from, or a .clone()."
         )
     return value
+
+
+def _placements(value: Any, name: str) -> None:
+    """Refuse a DTensor whose parts are not slices of it, but summands."""
+    for placement in value.placements:
+        if type(placement).__name__ not in ("Replicate", "Shard", "_StridedShard"):  # the last is a Shard up to 2.8
+            raise ValueError(f"`{name}` has the placement {placement}; only Shard and Replicate can be initialized.")
 
 
 def _overlaps(value: torch.Tensor) -> bool:
@@ -152,9 +165,9 @@ def generator(value: object, device: torch.device) -> AnyGenerator:
 
 
 def source(value: object, tensor: torch.Tensor) -> AnyGenerator:
-    """`value` if it can draw for `tensor`; for a DTensor only a Key can."""
+    """`value` if it can draw for `tensor`; for a DTensor only a Stream can."""
     found = generator(value, tensor.device)
-    if is_distributed(tensor) and not (isinstance(found, Stream) and found.indexed):
+    if is_distributed(tensor) and not isinstance(found, Stream):
         raise ValueError(
             "`tensor` is a DTensor, which torch's generators fill with values that depend on how it is sharded, or "
             f"with the same on each process; pass generator=Key(seed), equal on all, not {value!r}."
@@ -168,6 +181,6 @@ def is_distributed(value: object) -> bool:
 
 
 def _seed(value: object) -> str:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return f" For a seed, pass torch.Generator().manual_seed({value}) or Key({value})."
     return ""

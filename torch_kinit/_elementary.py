@@ -25,7 +25,7 @@ from torch import Tensor
 
 from torch_kinit import _checks, _samplers
 from torch_kinit._fans import LAYOUTS
-from torch_kinit._sharded import put
+from torch_kinit._sharded import permuted, put, whole_like
 from torch_kinit.streams import AnyGenerator, Stream
 
 
@@ -40,9 +40,8 @@ def in_order(tensor: Tensor, layout: str, generator: AnyGenerator) -> Tensor:
     """`tensor` as `generator` fills it: a Stream goes by its own order of axes, torch's generators by the memory's."""
     if not isinstance(generator, Stream) or generator.layout == layout or tensor.ndim < 2:
         return tensor
-    if layout == "keras":
-        return tensor.permute(-1, -2, *range(tensor.ndim - 2))
-    return keras_view(tensor, layout)
+    inner = range(tensor.ndim - 2) if layout == "keras" else range(2, tensor.ndim)
+    return permuted(tensor, (-1, -2, *inner) if layout == "keras" else (*inner, 1, 0))
 
 
 def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Tensor:
@@ -81,9 +80,8 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
         values = _checks.array(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
-    if _checks.is_distributed(tensor) and not tensor.is_meta:
-        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        return put(tensor, constant_(whole, value, layout=layout))
+    if _checks.is_distributed(tensor):
+        return put(tensor, constant_(whole_like(tensor), value, layout=layout))
     view = keras_view(tensor, layout)
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")
@@ -155,9 +153,8 @@ def unit_forget_bias_(
     if others is not None and not callable(others):
         raise TypeError(f"`others` must be a function that fills a tensor, got {others!r}.")
     generator = _checks.source(generator, tensor) if others is not None else None
-    if _checks.is_distributed(tensor) and not tensor.is_meta:
-        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        return put(tensor, unit_forget_bias_(whole, others, generator=generator))
+    if _checks.is_distributed(tensor):
+        return put(tensor, unit_forget_bias_(whole_like(tensor), others, generator=generator))
     units = tensor.shape[0] // 4
     with torch.no_grad():
         if others is None:

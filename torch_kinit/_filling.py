@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_kinit import _checks
 from torch_kinit._checks import is_distributed
+from torch_kinit._elementary import constant_, ones_
 from torch_kinit._fans import fans_of
 from torch_kinit._identifiers import recipe
 from torch_kinit._initializers import resolve_fans
@@ -17,7 +19,7 @@ from torch_kinit._keras_seed import KerasSeed
 from torch_kinit._key import Key
 from torch_kinit._layouts import Variable
 from torch_kinit._moments import Moments, moments
-from torch_kinit._recipes import ELEMENTWISE, UNIFORM, Recipe
+from torch_kinit._recipes import ELEMENTWISE, UNIFORM, Recipe, array_
 from torch_kinit._sharded import put, zero_row
 from torch_kinit._targets import Target, holder_of
 from torch_kinit.streams import AnyGenerator, Stream
@@ -34,16 +36,39 @@ def rehearse(
     """Run `value` on a meta copy of the tensor, so that wrong arguments raise now; the fans and law it will have."""
     tensor = target.tensor
     if not tensor.dtype.is_floating_point and target.kind == "buffer":
-        if value != recipe("zeros"):
-            raise ValueError(f"a counter of dtype {tensor.dtype} can only be 'zeros' or kinit.skip, not {value}.")
-        return None, Moments(0.0, 0.0, 0.0, 0.0)
+        return None, _rehearse_exact(value, variable, tensor)
     _checks.tensor(tensor, "parameter")
     if not value.ours:
-        if isinstance(generator, Stream) and value.accepts("generator"):
+        if isinstance(generator, Stream) and not isinstance(generator, Key) and value.accepts("generator"):
             raise ValueError(f"{value} is none of Keras' initializers and cannot draw from {generator}.")
         return None, None
     with torch.inference_mode(False):  # in which views would not know what they are views of
         return _on_meta(value, variable, tensor, generator)
+
+
+def _rehearse_exact(value: Recipe, variable: Variable | None, tensor: Tensor) -> Moments | None:
+    """Raise if `value` cannot fill a buffer of a dtype without fractions, or a complex one; its law if it is zero."""
+    if value == recipe("zeros"):
+        return Moments(0.0, 0.0, 0.0, 0.0)
+    if variable is not None:
+        raise ValueError(f"a counter of dtype {tensor.dtype} can only be 'zeros' or kinit.skip, not {value}.")
+    if value.ours:
+        _exact(value, tensor)
+    return None
+
+
+def _exact(value: Recipe, tensor: Tensor) -> Tensor:
+    """The number or array that `value` gives to each element, in the dtype of `tensor`."""
+    if value.function not in (*UNIFORM, constant_, array_):
+        raise ValueError(f"a buffer of dtype {tensor.dtype} takes a number, an array or your function, not {value}.")
+    given = _checks.array(value.arguments.get("value", float(value.function is ones_)))
+    if given.shape not in (tensor.shape, ()):
+        raise ValueError(f"the array has shape {tuple(given.shape)}, the buffer's is {tuple(tensor.shape)}.")
+    if given.is_complex() > tensor.is_complex() or (
+        not tensor.is_complex() and not torch.equal(given.to(tensor.dtype).to(given.dtype), given)
+    ):
+        raise ValueError(f"a buffer of dtype {tensor.dtype} cannot hold {value} exactly.")
+    return given.to(tensor.dtype).expand(tensor.shape)
 
 
 def _on_meta(
@@ -77,8 +102,8 @@ def carry_out(
 ) -> None:
     """Fill a target, which `model` holds under `name`; from `generator`, or each block from its own of `seeds`."""
     variable = target.claim(name).variable
-    if not target.tensor.dtype.is_floating_point:
-        target.tensor.zero_()
+    if not target.tensor.dtype.is_floating_point and value.ours:
+        put(target.tensor, _exact(value, target.tensor))
         return
     if target.parametrized:
         with writing(target, name, model, generator) as tensor:
@@ -92,7 +117,9 @@ def _fill(
     value: Recipe, variable: Variable | None, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
 ) -> None:
     own = value.arguments.get("generator") if value.ours else None
-    if variable is None or whole(value, variable) or value.function in UNIFORM:
+    if not value.ours and isinstance(generator, Key):
+        _fill_natively(value, tensor, generator)
+    elif variable is None or whole(value, variable) or value.function in UNIFORM:
         value(tensor, generator=seeds[0] if seeds else generator)
     elif isinstance(own or generator, Key) and not seeds and value.function in ELEMENTWISE:
         _with_fans(value, variable, tensor)(tensor, layout="torch", generator=generator)
@@ -106,6 +133,17 @@ def _fill(
         zero_row(tensor, variable.zero_row)
 
 
+def _fill_natively(value: Recipe, tensor: Tensor, key: Key) -> None:
+    """Let an initializer of somebody else's draw from torch's generators, seeded by `key`, in row-major order."""
+    made = tensor.contiguous()  # torch's draws depend on strides
+    given = value.accepts("generator")
+    generator = torch.Generator("cpu" if tensor.is_meta else tensor.device).manual_seed(key.native_seed)
+    with _drawing_from(key.child(0) if given else key, tensor.device):  # some draw from both
+        value(made, generator=generator)
+    if made is not tensor:
+        tensor.copy_(made)
+
+
 def _fill_blocks(
     value: Recipe, variable: Variable, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
 ) -> None:
@@ -114,6 +152,9 @@ def _fill_blocks(
         value = Recipe(value.function, {k: v for k, v in value.arguments.items() if k != "generator"})
         generator = own
     fans, sources = variable.fans, iter(seeds or _each_block(generator, variable.blocks))
+    if not isinstance(generator, Stream) and not seeds:
+        variable.fill(tensor, lambda view: value(view, layout="keras", fans=fans, generator=generator))
+        return
     variable.fill(
         tensor, lambda view: value(view, layout="keras", fans=fans, generator=_row(next(sources), variable, view))
     )
@@ -127,8 +168,20 @@ def writing(target: Target, name: str, model: nn.Module, generator: AnyGenerator
         yield tensor
         if target.parametrized:
             holder, attribute = holder_of(model, name)
-            with _drawing_from(generator, tensor.device):
+            with _drawing_from(generator, tensor.device), _in_their_storage(holder, attribute):
                 setattr(holder, attribute, tensor)
+
+
+@contextmanager
+def _in_their_storage(holder: nn.Module, attribute: str) -> Iterator[None]:
+    """Keep what a parametrized tensor is made of where it is: torch gives it other storage, unseen by FSDP1."""
+    chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
+    kept = [(parameter, parameter.detach()) for parameter in chain.parameters() if not is_distributed(parameter)]
+    yield
+    for parameter, before in kept:
+        if parameter.shape == before.shape and parameter.data_ptr() != before.data_ptr():
+            before.copy_(parameter)
+            parameter.data = before
 
 
 def _each_block(generator: AnyGenerator, blocks: int) -> Iterator[AnyGenerator]:
@@ -160,7 +213,7 @@ def _drawing_from(generator: AnyGenerator, device: torch.device) -> Iterator[Non
     if generator is None:
         yield
         return
-    devices = [] if device.type == "cpu" else [device]
+    devices = [] if device.type in ("cpu", "meta") else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         if isinstance(generator, Stream):
             seed = generator.native_seed
@@ -168,5 +221,7 @@ def _drawing_from(generator: AnyGenerator, device: torch.device) -> Iterator[Non
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         torch.default_generator.manual_seed(seed)
         for there in devices:
-            torch.get_device_module(there).manual_seed(seed)
+            module = torch.get_device_module(there)
+            with module.device(there) if hasattr(module, "device") else nullcontext():  # or it seeds the current one
+                module.manual_seed(seed)
         yield

@@ -248,7 +248,7 @@ def serialize(initializer: Any) -> dict[str, Any]:
             name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)
         }
     for name, value in arguments.items():
-        if name != "layout" and value != PARAMETERS[found.function][name]:
+        if name not in ("layout", "max_elements") and value != PARAMETERS[found.function][name]:
             raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
     if found.function is structured.identity_ and config["gain"] == 1:
         config = {}  # as Keras, whose config has no gain

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_kinit import _checks
-from torch_kinit.streams import Stream, fill, oversampled, stateless, xla
+from torch_kinit.streams import CHUNK, Stream, fill, oversampled, stateless, xla
 
 BACKENDS = ("jax", "tensorflow", "torch")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -95,9 +95,10 @@ class KerasSeed(Stream):
         if self.backend == "torch":
             generator = torch.Generator().manual_seed(self.native_seed)
             draw = getattr(oversampled, law)
-            return fill(tensor, lambda out, start: draw(out, generator, *parameters))
+            return fill(tensor, lambda out, start: draw(out, generator, *parameters), oversampled.CHUNK)
         if self.backend == "jax":
             draw = getattr(xla, law)
             return fill(tensor, lambda out, start: draw(out, (self.seed, 0), start, *parameters))
         draw = getattr(stateless, law)
-        return fill(tensor, lambda out, start: draw(out, self.seed, start, *parameters))
+        chunk = stateless.TRUNCATED_CHUNK if law == "truncated_normal" else CHUNK
+        return fill(tensor, lambda out, start: draw(out, self.seed, start, *parameters), chunk)

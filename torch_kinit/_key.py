@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torch_kinit import _laws
+from torch_kinit import _checks, _compiled, _laws
 from torch_kinit._sharded import boxes
-from torch_kinit.streams import CHUNK, Stream, one_thread, threefry
+from torch_kinit.streams import CHUNK, Stream, in_good_time, threefry
+from torch_kinit.streams.exact import BUFFERS, Exact
+from torch_kinit.streams.scratch import Scratch
 
-_DEVICE_CHUNK = 1 << 20  # values drawn at a time on an accelerator, whose scratch buffers take 12 MiB
+_DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class Key(Stream):
         ValueError: it is out of range.
 
     The bits are Threefry-2x32's, of 20 rounds, as jax.random draws them: `Key(seed)` is jax.random.PRNGKey(seed),
-    fold_in of an int jax.random.fold_in, and uniform values from 0 or between symmetric bounds are those of
-    jax.random.uniform, bit for bit. Other laws make float32 values of 32 bits (float64 values of 64) by the inverse
-    distribution function, without rejection; float16 and bfloat16 tensors get the float32 value, rounded. Across kinds
-    of devices bits and uniform values are equal, normal ones to rounding.
+    fold_in of an int jax.random.fold_in, and uniform values from 0, or between symmetric bounds, that the dtype can
+    hold are those of jax.random.uniform, bit for bit. Other laws make float32 values of 32 bits (float64 values of 64)
+    by the inverse distribution function, without rejection; float16 and bfloat16 tensors get the float32 value,
+    rounded, and moved inside the bounds if it was rounded across one. All is computed by operations that IEEE 754
+    rounds exactly, so every type of CPU gives the same bits, as does an accelerator whose compiler leaves products and
+    sums apart (orthogonal_, by LAPACK's QR, agrees to rounding).
 
     Example:
         >>> from torch_kinit import he_normal_
@@ -55,9 +59,7 @@ class Key(Stream):
     indexed = True
 
     def __init__(self, seed: int) -> None:
-        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-            raise TypeError(f"`seed` must be an int, got {seed!r} of type {type(seed).__name__}.")
-        number = operator.index(seed)
+        number = _checks.integer("seed", seed)
         if not 0 <= number < 2**64:
             raise ValueError(f"`seed` must be from 0 to 2**64 - 1, got {seed!r}.")
         object.__setattr__(self, "words", (number >> 32, number & 0xFFFFFFFF))
@@ -86,8 +88,12 @@ class Key(Stream):
     def child(self, index: int) -> Key:
         return self.fold_in(index)
 
+    def __repr__(self) -> str:
+        return f"Key({self.native_seed})"
+
     @property
     def native_seed(self) -> int:
+        """The seed that makes this key, also of one that was derived."""
         return self.words[0] << 32 | self.words[1]
 
     @property
@@ -107,35 +113,59 @@ class Key(Stream):
         """Run `law` over what this process holds of `tensor`, on uniform values that `make` makes of the words."""
         if tensor.device.type == "meta" or tensor.numel() == 0:
             return tensor
-        dtype = _laws.work_dtype(tensor.dtype)
-        cipher = threefry.Cipher(self.words)
-        with torch.no_grad(), one_thread():
-            for mine, index in boxes(tensor, torch.empty(tensor.shape, device="meta")):
-                for piece, where in _pieces(mine, index):
-                    words = _words(cipher, where, piece.device)
-                    direct = piece.dtype == dtype
-                    out = piece if direct else torch.empty(piece.shape, dtype=dtype, device=piece.device)
-                    law(out, functools.partial(make, words))
-                    if not direct:
-                        piece.copy_(out)
+        whole = torch.empty(tensor.shape, device="meta")
+        with torch.no_grad():
+            left = [box for box in boxes(tensor, whole) if not _compiled.fill(*box, self.words, law)]
+            pieces = [piece for box in left for piece in _pieces(*box)]
+            if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+                self._draw(pieces, law, make)
+            else:
+                with closing(in_good_time(pieces)) as timed:
+                    self._draw(timed, law, make)
         return tensor
+
+    def _draw(self, pieces: Iterable[tuple[Tensor, Tensor]], law: _laws.Law, make: _Make) -> None:
+        cipher, room = threefry.Cipher(self.words), None
+        for piece, index in pieces:
+            if room is None or room.size < piece.numel():
+                room = _Room(piece.numel(), _laws.work_dtype(piece.dtype), piece.device)
+            room.fill(piece, index, cipher, law, make)
 
 
 Words = tuple[Tensor, Tensor]
 _Make = Callable[[Words, Tensor, float, float], None]
 
 
+class _Room:
+    """The memory in which the values of a piece are made."""
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.size = size
+        self._words = torch.empty((3, size), dtype=torch.int32, device=device)
+        self._out = torch.empty(size, dtype=dtype, device=device)
+        self._maths = Exact(Scratch(BUFFERS, size, dtype, device))
+
+    def fill(self, piece: Tensor, index: Tensor, cipher: threefry.Cipher, law: _laws.Law, make: _Make) -> None:
+        """Run `law` over a view of a tensor, of which `index` tells the flat indices."""
+        count = piece.numel()
+        x0, x1, scratch = self._words[:, :count]
+        _encrypt(cipher, index, x0, x1, scratch)
+        direct = piece.is_contiguous() and piece.dtype == self._out.dtype
+        out = piece.view(-1) if direct else self._out[:count]
+        law(out, functools.partial(make, (x0, x1)), self._maths)
+        if not direct:
+            piece.copy_(out.view(piece.shape))
+
+
 def _folded(name: str | int) -> Iterator[int]:
     """The words to fold in, one after the other: two a part of a path, by a cryptographic hash."""
     if isinstance(name, str):
         for part in name.split("."):
-            digest = hashlib.sha256(part.encode()).digest()
+            digest = hashlib.sha256(part.encode(errors="surrogatepass")).digest()
             yield int.from_bytes(digest[:4], "big")
             yield int.from_bytes(digest[4:8], "big")
         return
-    if isinstance(name, bool) or not hasattr(name, "__index__"):
-        raise TypeError(f"`name` must be a string or an int, got {name!r} of type {type(name).__name__}.")
-    number = operator.index(name)
+    number = _checks.integer("name", name, "a string or an int")
     if not 0 <= number < 2**32:
         raise ValueError(f"`name` must be from 0 to 2**32 - 1 if it is an int, got {name!r}.")
     yield number
@@ -145,10 +175,10 @@ def _uniform(words: Words, out: Tensor, low: float, high: float) -> None:
     """As jax.random.uniform: the upper 23 bits (52 in float64) are the fraction f of low + f * (high - low)."""
     if out.dtype == torch.float64:
         fraction = _wide(words).bitwise_right_shift_(12).bitwise_and_((1 << 52) - 1)
-        out.copy_(fraction.view(out.shape)).mul_(2.0**-52)
+        out.copy_(fraction).mul_(2.0**-52)
     else:
         bits = words[0].bitwise_xor_(words[1])
-        out.copy_(bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).view(out.shape)).mul_(2.0**-23)
+        out.copy_(bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF)).mul_(2.0**-23)
     if low == -high:
         out.mul_(2).sub_(1).mul_(high)  # rounded once, as JAX's fused multiply-add
     else:
@@ -161,9 +191,9 @@ def _uniform(words: Words, out: Tensor, low: float, high: float) -> None:
 def _fine(words: Words, out: Tensor, low: float, high: float) -> None:
     """All 32 bits (64 in float64) as a number around the middle of low and high, finest there."""
     if out.dtype == torch.float64:
-        out.copy_(_wide(words).view(out.shape)).mul_((high - low) * 2.0**-64)
+        out.copy_(_wide(words)).mul_((high - low) * 2.0**-64)
     else:
-        out.copy_(words[0].bitwise_xor_(words[1]).view(out.shape)).mul_((high - low) * 2.0**-32)
+        out.copy_(words[0].bitwise_xor_(words[1])).mul_((high - low) * 2.0**-32)
     if low != -high:
         out.add_((low + high) / 2)
     _clamp(out, low, high)
@@ -180,6 +210,7 @@ def _wide(words: Words) -> Tensor:
 def _pieces(tensor: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Views of `tensor`, small enough to draw at a time, that together are the whole, with those of `index`."""
     limit = CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK
+    limit = limit * 4 // _laws.work_dtype(tensor.dtype).itemsize
     if tensor.numel() <= limit:
         if tensor.numel():
             yield tensor, index
@@ -192,17 +223,20 @@ def _pieces(tensor: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield from _pieces(tensor.narrow(axis, start, length), index.narrow(axis, start, length))
 
 
-def _words(cipher: threefry.Cipher, index: Tensor, device: torch.device) -> Words:
-    """The words at the flat indices that the strides and offset of `index` tell, in row-major order."""
-    count = index.numel()
-    x0, x1, scratch = torch.empty((3, count), dtype=torch.int32, device=device)
+def _encrypt(cipher: threefry.Cipher, index: Tensor, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
+    """Write the words at the flat indices that the strides and offset of `index` tell, in row-major order."""
+    offset = int(index.storage_offset())
     if index.is_contiguous():
-        cipher.encrypt(int(index.storage_offset()), x0, x1, scratch)
-        return x0, x1
-    flat = torch.full((), int(index.storage_offset()), dtype=torch.int64, device=device)
+        cipher.encrypt(offset, x0, x1, scratch)
+        return
+    last = offset + sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
+    short = last < 2**31
+    flat = torch.full((), offset, dtype=torch.int32 if short else torch.int64, device=x0.device)
     for size, stride in zip(index.shape, index.stride(), strict=True):
-        flat = flat.unsqueeze(-1) + torch.arange(size, device=device) * stride
+        flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=x0.device) * stride
     x1.copy_(flat.view(-1))
-    x0.copy_(flat.bitwise_right_shift_(32).view(-1))
+    if short:
+        x0.zero_()
+    else:
+        x0.copy_(flat.bitwise_right_shift_(32).view(-1))
     cipher.encrypt_counters(x0, x1, scratch)
-    return x0, x1

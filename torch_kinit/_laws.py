@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 # From this many standard deviations on, an interval is a tail: erf is so near 1 there that erfinv would have
 # only a few million float32 arguments left (5.3 M at 1, 0.8 M at 2, a thousand at 4).
@@ -18,8 +20,79 @@ _TAIL = 1.0
 # What a draw can reach, in standard deviations: 5.8 to 6.7 in float32, 8.6 in float64.
 _REACH = 9.0
 
-Draw = Callable[[torch.Tensor, float, float], object]  # fill a tensor with uniform values from low to high
-Law = Callable[[torch.Tensor, Draw], object]
+Draw = Callable[[Tensor, float, float], object]  # fill a tensor with uniform values from low to high
+
+
+class Maths(Protocol):
+    """Functions of the values of a tensor, in place."""
+
+    def erfinv_(self, x: Tensor, largest: float) -> Tensor: ...
+    def log_(self, x: Tensor) -> Tensor: ...
+    def log1p_(self, x: Tensor) -> Tensor: ...
+    def sqrt_(self, x: Tensor) -> Tensor: ...
+    def erfcx_(self, x: Tensor) -> Tensor: ...
+
+
+class Native:
+    """torch's own."""
+
+    def erfinv_(self, x: Tensor, largest: float) -> Tensor:
+        return x.erfinv_()
+
+    def log_(self, x: Tensor) -> Tensor:
+        return x.log_()
+
+    def log1p_(self, x: Tensor) -> Tensor:
+        return x.log1p_()
+
+    def sqrt_(self, x: Tensor) -> Tensor:
+        return x.sqrt_()
+
+    def erfcx_(self, x: Tensor) -> Tensor:
+        value: Tensor = torch.special.erfcx(x)
+        return value
+
+
+class Tail(NamedTuple):
+    """Of a law far out: its lower bound, and the hazard, pdf(x)/Q(x), and the hazard's derivative there."""
+
+    lower: float
+    hazard: float
+    slope: float
+
+
+class Law(NamedTuple):
+    """Values uniform from `low` to `high`, made normal if it says how, times `scale`, plus `shift`, within `bounds`."""
+
+    low: float
+    high: float
+    normal: bool = False
+    tail: Tail | None = None
+    scale: float = 1.0
+    shift: float = 0.0
+    bounds: tuple[float, float] | None = None
+
+    def __call__(self, out: Tensor, draw: Draw, maths: Maths) -> None:
+        """Fill `out`, float32 or float64."""
+        if self.scale == 0:
+            out.fill_(self.shift)
+            return
+        draw(out, self.low, self.high)
+        if self.normal:
+            if self.tail is None:
+                maths.erfinv_(out, self.largest)
+            else:
+                _into_tail_(out, self.tail, maths)
+            out.mul_(self.scale)
+            if self.shift != 0:
+                out.add_(self.shift)
+        if self.bounds is not None:
+            torch.nn.functional.hardtanh_(out, *self.bounds)  # clamp_, but vmap has a rule for it
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of the uniform values."""
+        return max(-self.low, self.high)
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -35,12 +108,7 @@ def uniform(low: float, high: float, dtype: torch.dtype) -> Law:
     if last - first > torch.finfo(work).max:
         raise ValueError(f"`low`={low!r} and `high`={high!r} are further apart than {work} can express.")
 
-    def law(out: torch.Tensor, draw: Draw) -> None:
-        draw(out, first, last)
-        if dtype != work:
-            _clamp_(out, bounds)
-
-    return law
+    return Law(first, last, bounds=None if dtype == work else bounds)
 
 
 def is_tail(lower: float, upper: float) -> bool:
@@ -52,56 +120,45 @@ def trunc_normal(mean: float, std: float, lower: float, upper: float, dtype: tor
     """N(mean, std**2) given that it lies `lower` to `upper` standard deviations from the mean, or without bound."""
     if std == 0:
         support(mean, std, -math.inf, math.inf, dtype)
-        return lambda out, draw: out.fill_(mean)
+        return Law(0.0, 0.0, scale=0.0, shift=mean)
     bounds = support(mean, std, lower, upper, dtype)
     if lower + upper < 0:  # mirrored, so that the tail, if it is one, is the upper one
         lower, upper, std = -upper, -lower, -std
-    return (_tail if is_tail(lower, upper) else _central)(mean, std, lower, upper, bounds)
+    if is_tail(lower, upper):
+        return _tail(mean, std, lower, upper, bounds, work_dtype(dtype))
+    edge = _below_one(work_dtype(dtype))  # erfinv(1) is infinite
+    low, high = max(math.erf(lower / math.sqrt(2)), -edge), min(math.erf(upper / math.sqrt(2)), edge)
+    # By the inverse distribution function: sqrt(2) * erfinv(U), U uniform between the bounds' erf.
+    return Law(low, high, True, None, std * math.sqrt(2), mean, bounds)
 
 
-def _central(mean: float, std: float, lower: float, upper: float, bounds: tuple[float, float]) -> Law:
-    """By the inverse distribution function: sqrt(2) * erfinv(U), U uniform between the bounds' erf."""
-    low, high = math.erf(lower / math.sqrt(2)), math.erf(upper / math.sqrt(2))
-
-    def law(out: torch.Tensor, draw: Draw) -> None:
-        edge = _below_one(out.dtype)  # erfinv(1) is infinite
-        draw(out, max(low, -edge), min(high, edge))
-        out.erfinv_().mul_(std * math.sqrt(2))
-        if mean != 0:
-            out.add_(mean)
-        _clamp_(out, bounds)
-
-    return law
+def _tail(mean: float, std: float, lower: float, upper: float, bounds: tuple[float, float], work: torch.dtype) -> Law:
+    """By the inverse survival function, in the distance from the lower bound."""
+    mills = _mills_ratio(lower)
+    hazard = 1 / mills
+    longest = math.inf
+    if upper < math.inf:
+        longest = (upper - lower) * (upper + lower) / 2 - math.log(_mills_ratio(upper) / mills)
+    # The slope cancels for large bounds.
+    tail = Tail(lower, hazard, min(max(hazard * (hazard - lower), 0.0), 1.0))
+    return Law(0.0, min(-math.expm1(-longest), _below_one(work)), True, tail, std, mean + std * lower, bounds)
 
 
-def _tail(mean: float, std: float, lower: float, upper: float, bounds: tuple[float, float]) -> Law:
-    """By the inverse survival function, in the distance d from the lower bound a.
+def _into_tail_(x: Tensor, tail: Tail, maths: Maths) -> None:
+    """Make shares of a tail's probability the distances d from its lower bound a within which they lie.
 
     With Q the survival function of N(0, 1) and T = -log(Q(a+d)/Q(a)), T is a unit exponential cut off at the
     upper bound. d solves  T = d*(a + d/2) - log(M(a+d)/M(a)),  M(x) = Q(x)/pdf(x) = sqrt(pi/2)*erfcx(x/sqrt(2)),
     in which nothing underflows or cancels however far out a is. log Q is concave, so Newton's steps converge
     from the first guess, which is exact to second order in T.
     """
-    mills = _mills_ratio(lower)
-    hazard = 1 / mills
-    slope = min(max(hazard * (hazard - lower), 0.0), 1.0)  # the hazard's derivative; cancels for large a
-    longest = math.inf
-    if upper < math.inf:
-        longest = (upper - lower) * (upper + lower) / 2 - math.log(_mills_ratio(upper) / mills)
-    share = -math.expm1(-longest)
-
-    def law(out: torch.Tensor, draw: Draw) -> None:
-        draw(out, 0.0, min(share, _below_one(out.dtype)))
-        exponential = out.neg_().log1p_().neg_()
-        d = 2 * exponential / (hazard + (hazard**2 + 2 * slope * exponential).sqrt_())
-        for _ in range(3 if out.dtype == torch.float64 else 2):
-            here = torch.special.erfcx((d + lower).mul_(math.sqrt(0.5))).mul_(math.sqrt(math.pi / 2))
-            short = exponential - d * (d / 2 + lower) + (here / mills).log_()
-            d.add_(short.mul_(here))
-        out.copy_(d).mul_(std).add_(mean + std * lower)
-        _clamp_(out, bounds)
-
-    return law
+    exponential = maths.log1p_(x.neg_()).neg_()
+    d = 2 * exponential / maths.sqrt_(2 * tail.slope * exponential + tail.hazard**2).add_(tail.hazard)
+    for _ in range(3 if x.dtype == torch.float64 else 2):
+        here = maths.erfcx_((d + tail.lower).mul_(math.sqrt(0.5))).mul_(math.sqrt(math.pi / 2))
+        short = exponential - d * (d / 2 + tail.lower) + maths.log_(here * tail.hazard)
+        d.add_(short.mul_(here))
+    x.copy_(d)
 
 
 def _mills_ratio(x: float) -> float:
@@ -114,10 +171,6 @@ def _mills_ratio(x: float) -> float:
         term *= -(2 * k - 1) / (x * x)
         total += term
     return total
-
-
-def _clamp_(out: torch.Tensor, bounds: tuple[float, float]) -> None:
-    torch.nn.functional.hardtanh_(out, *bounds)  # clamp_, but vmap has a rule for it
 
 
 def _below_one(dtype: torch.dtype) -> float:

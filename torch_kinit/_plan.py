@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_kinit import _checks, _report
+from torch_kinit import _checks, _report, _unset
 from torch_kinit._filling import carry_out
 from torch_kinit._key import Key
 from torch_kinit._layouts import CONVENTIONS, Options
+from torch_kinit._recipes import PARAMETERS
 from torch_kinit._sharded import reshard
 from torch_kinit._steps import (
     NOT_SETTABLE,
@@ -21,7 +22,8 @@ from torch_kinit._steps import (
     dtype_name,
     rehearse_step,
 )
-from torch_kinit._targets import Target, canonical, targets, unsettable
+from torch_kinit._structured import orthogonal_, refuse_large
+from torch_kinit._targets import Target, other_buffers, targets, unsettable, without_wrappers
 from torch_kinit._undo import Undo
 from torch_kinit.streams import AnyGenerator, Stream
 
@@ -119,41 +121,48 @@ class Plan:
                 derived for each parameter by its name; or None for torch's global ones. Parameters with seeds of
                 their own (see `replay_keras`) draw from these instead.
             seed: an int n, for `generator=Key(n)`: each parameter's values then depend only on n, its name and its
-                shape. Names of wrappers (torch.compile, DataParallel, checkpointing) do not count.
+                shape. Names of wrappers (torch.compile, DataParallel, checkpointing, FSDP1) do not count. A rule's
+                own Key is used as it is, for each parameter. Functions of somebody else's get torch.Generators, and
+                run on global ones, that are seeded by the parameter's key: equal on one device and torch version.
             prefix: the name that the model has in a larger one, whose values it then gets: "encoder".
             progress: show a bar over the parameters, if tqdm is installed.
 
         Raises:
-            ValueError: the model is not the one planned for, the generator does not fit, or `seed` and `generator`
-                are both given. Nothing is changed then, nor when an initializer of somebody else's raises: values and
-                random states are put back.
+            ValueError: the model is not the one planned for, the generator does not fit, `seed` and `generator`
+                are both given, something is on the meta device (see `materialize`), or a buffer that was there has not
+                been set since. Nothing is changed then, nor when an initializer of somebody else's raises: values
+                and random states are put back.
         """
         model = self.model if model is None else model
         if model is None:
             raise ValueError("This plan was read from data and has no model: pass one to `apply`.")
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-        generator = _keyed(generator, seed, prefix)
-        work = list(self._work(model, generator))
-        _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
+        generator = keyed(generator, seed, prefix)
+        work, silent = prepare(self, model, generator)
+        involved = [*(target for _, target in work), *silent]
+        _unset.refuse_meta(involved)
+        own, others = within_parametrized(work, silent)
+        _unset.refuse_unset(others, model)
         generators = {generator}
         for step, target in work:
             generators.add(_checks.generator(_own(step) or generator, target.tensor.device))
-        _refuse_unkeyed(work, generator)
         risky = any(not step.initializer.ours or target.parametrized for step, target in work if step.initializer)
         native = [g for g in generators if isinstance(g, torch.Generator)]
         with Undo(native, enabled=risky) as undo:
             for step, target in _report.progress_bar(work) if progress else work:
                 undo.remember(target, model)
                 assert step.initializer is not None
-                source = _derived(generator, target, model)
-                carry_out(step.initializer, step.name, target, model, source, step.seeds)
+                carry_out(step.initializer, step.name, target, model, derived(generator, target), step.seeds)
+            _unset.refuse_unset(own, model)  # which setting a parametrized value may have set
+        for target in involved:
+            if target.kind == "buffer":
+                _unset.forget(target, model)
         return self
 
-    def _work(self, model: nn.Module, generator: AnyGenerator) -> Iterator[tuple[Step, Target]]:
+    def _work(self, model: nn.Module, present: list[Target], generator: AnyGenerator) -> Iterator[tuple[Step, Target]]:
         """Each step that does something with its target, found anew: a model may have changed since."""
-        reshard(model)
-        by_name = {c.name: t for t in targets(model, Options(self.convention, self.depthwise)) for c in t.claims}
+        by_name = {claim.name: target for target in present for claim in target.claims}
         for step in self.steps:
             target = by_name.get(step.name)
             if target is None:
@@ -179,7 +188,28 @@ class Plan:
             raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
 
 
-def _keyed(generator: AnyGenerator, seed: int | None, prefix: str) -> AnyGenerator:
+def prepare(plan: Plan, model: nn.Module, generator: AnyGenerator) -> tuple[list[tuple[Step, Target]], list[Target]]:
+    """Each step that has something to do, with its target; and the buffers of which the plan says nothing."""
+    reshard(model)
+    found = targets(model, Options(plan.convention, plan.depthwise))
+    found += other_buffers(model, found)
+    work = list(plan._work(model, found, generator))
+    _checks.generator(generator, torch.device("meta"))  # its type, also where nothing is drawn
+    _refuse_unkeyed(work, generator)
+    return work, [target for target in found if all(claim.name not in plan for claim in target.claims)]
+
+
+def within_parametrized(work: list[tuple[Step, Target]], silent: list[Target]) -> tuple[list[Target], list[Target]]:
+    """Those of the `silent` targets that belong to parametrizations of what is about to be set, and the others."""
+    holders = [step.name.rpartition(".") for step, target in work if target.parametrized]
+    inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
+    return (
+        [target for target in silent if target.name.startswith(inside)],
+        [target for target in silent if not target.name.startswith(inside)],
+    )
+
+
+def keyed(generator: AnyGenerator, seed: int | None, prefix: str) -> AnyGenerator:
     """The generator that `generator`, `seed` and `prefix` ask for."""
     if seed is not None:
         if generator is not None:
@@ -189,23 +219,28 @@ def _keyed(generator: AnyGenerator, seed: int | None, prefix: str) -> AnyGenerat
         raise TypeError(f"`prefix` must be a name such as 'encoder', got {prefix!r}.")
     if not prefix:
         return generator
-    if "" in prefix.split("."):
+    if not all(map(str.strip, prefix.split("."))):
         raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {prefix!r}.")
     if not isinstance(generator, Key):
         raise ValueError(f"`prefix`={prefix!r} is for values that depend on names, so it needs `seed` or a Key.")
-    return generator.fold_in(prefix)
+    prefix = without_wrappers(prefix)
+    return generator.fold_in(prefix) if prefix else generator
 
 
 def _refuse_unkeyed(work: list[tuple[Step, Target]], generator: AnyGenerator) -> None:
-    """Raise if several processes would draw from generators that know nothing of each other."""
+    """Raise if processes could not agree on values, or each would have to compute too large a matrix."""
     for step, target in work:
         assert step.initializer is not None
         if _checks.is_distributed(target.tensor) and not step.initializer.ours:
             raise ValueError(
                 f"{step.name} is a DTensor, which {step.initializer} would fill wrongly; use ours instead."
             )
-        drawn = step.initializer.ours and step.initializer.accepts("generator") and not step.seeds
-        keyed = isinstance(_own(step) or generator, Stream)
+        if step.initializer.function is orthogonal_:
+            most = step.initializer.arguments.get("max_elements", PARAMETERS[orthogonal_]["max_elements"])
+            refuse_large(target.tensor, most, step.name)
+        ours = step.initializer.ours  # nobody knows what another's draws
+        drawn = (step.initializer.accepts("generator") or not ours) and not step.seeds
+        keyed = isinstance(_own(step) or generator, Stream if ours else Key)
         distributed = _checks.is_distributed(target.tensor)
         if drawn and not keyed and (distributed or _in_process_group()):
             raise ValueError(
@@ -218,11 +253,18 @@ def _in_process_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _derived(generator: AnyGenerator, target: Target, model: nn.Module) -> AnyGenerator:
+def derived(generator: AnyGenerator, target: Target) -> AnyGenerator:
     """A Key for one target, by its name; of a tied one by the first in the alphabet, whoever owns it first."""
     if not isinstance(generator, Key):
         return generator
-    return generator.fold_in(min(canonical(claim.name, model) for claim in target.claims))
+    return _folded(generator, min(claim.canonical for claim in target.claims))
+
+
+@functools.lru_cache(1024)
+def _folded(key: Key, name: str) -> Key:
+    """What `key.fold_in(name)` gives; the keys of modules, which their parameters share, are made once."""
+    path, _, last = name.rpartition(".")
+    return (_folded(key, path) if path else key).fold_in(last)
 
 
 def _own(step: Step) -> AnyGenerator:

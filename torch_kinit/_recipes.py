@@ -17,6 +17,7 @@ from torch_kinit import _elementary as elementary
 from torch_kinit import _initializers as scaled
 from torch_kinit import _structured as structured
 from torch_kinit._keras_seed import KerasSeed
+from torch_kinit._key import Key
 from torch_kinit._sharded import by_the_whole
 
 Initializer = Callable[..., Any]
@@ -68,7 +69,7 @@ class Recipe:
     function: Initializer
     arguments: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def ours(self) -> bool:
         """Whether the function is one of this package's."""
         return _OURS.get(getattr(self.function, "__name__", "")) is self.function
@@ -170,6 +171,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, KerasSeed):
         return {"keras_seed": value.seed, "backend": value.backend}
+    if isinstance(value, Key):
+        return {"key": list(value.words)}  # each fits in the 53 bits that some readers of JSON have
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}  # JSON has no infinity
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -187,6 +190,9 @@ def _unplain(value: Any) -> Any:
         return functools.partial(inner.function, **inner.arguments) if inner.arguments else inner.function
     if isinstance(value, Mapping) and "keras_seed" in value:
         return KerasSeed(value["keras_seed"], value["backend"])
+    if isinstance(value, Mapping) and "key" in value:
+        high, low = value["key"]
+        return Key(high << 32 | low)
     if isinstance(value, Mapping):
         return torch.tensor(value["array"], dtype=getattr(torch, value["dtype"]))
     return tuple(_unplain(v) for v in value) if isinstance(value, list) else value

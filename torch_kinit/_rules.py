@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch_kinit import _checks
 from torch_kinit._identifiers import recipe
 from torch_kinit._recipes import Recipe, array_
-from torch_kinit._targets import Claim
+from torch_kinit._targets import Claim, Owner, canonical_paths
 
 # Keras' initializer for each role, where a layer does not have its own (an LSTM's bias has: unit_forget_bias).
 KERAS_DEFAULTS: dict[str, str] = {
@@ -61,27 +61,28 @@ Value = Recipe | Skip
 
 @dataclass
 class Rule:
-    """One entry of a rule dict, and what it has matched so far."""
+    """One entry of a rule dict, and what it has matched so far; `full` if its key names wrappers, too."""
 
     key: Any
     label: str
     bare: Value | None
     roles: dict[str, Value]
+    full: bool = False
     matched: bool = False
     roles_used: set[str] = field(default_factory=set)
     roles_seen: set[str] = field(default_factory=set)
 
     def value_for(self, claim: Claim) -> Value | None:
         """What this rule says of a parameter, if it says anything."""
-        by_name = self._matches_text(claim.name)
-        if not by_name and not any(self._matches_module(path, module) for path, module in claim.modules):
+        by_name = self._matches_text(claim.name if self.full else claim.canonical)
+        if not by_name and not any(map(self._matches_module, claim.modules)):
             return None
         if self.bare is not None:
             if not isinstance(self.bare, Skip):  # which leaves whole layers alone, statistics included
                 if not by_name and not claim.main:
                     return None
-                if claim.buffer and self.key != claim.name:  # a glob means weights, not a norm's statistics
-                    return None
+                if claim.buffer and self.key not in (claim.name, claim.canonical):
+                    return None  # a glob means weights, not a norm's statistics
             self.matched = True
             return _as_named(self.bare) if by_name else self.bare
         self.matched = True
@@ -93,13 +94,30 @@ class Rule:
                     return self.roles[role]
         return None
 
+    def value_for_buffer(self, claim: Claim, unused: bool) -> Value | None:
+        """What this rule says of a buffer of no layout, which only `skip` and an otherwise `unused` rule speak of.
+
+        That a glob for biases also fits the name of a mask, "attention.bias", does not mean the mask.
+        """
+        by_name = self._matches_text(claim.name if self.full else claim.canonical)
+        if isinstance(self.bare, Skip):
+            found = by_name or any(map(self._matches_module, claim.modules))
+        else:
+            found = by_name and unused and self.bare is not None
+        if not found or self.bare is None:
+            return None
+        self.matched = True
+        return _as_named(self.bare)
+
     def _matches_text(self, text: str) -> bool:
         if isinstance(self.key, re.Pattern):
             return self.key.fullmatch(text) is not None
         return isinstance(self.key, str) and (text == self.key or fnmatch.fnmatchcase(text, self.key))
 
-    def _matches_module(self, path: str, module: nn.Module) -> bool:
-        return isinstance(module, self.key) if isinstance(self.key, type) else self._matches_text(path)
+    def _matches_module(self, owner: Owner) -> bool:
+        if isinstance(self.key, type):
+            return isinstance(owner.module, self.key)
+        return self._matches_text(owner.path if self.full else owner.canonical)
 
 
 def _as_named(value: Value) -> Value:
@@ -162,6 +180,17 @@ def _value(label: str, value: Any) -> Value:
         raise type(error)(f"Rule {label}: {error}") from None
 
 
+def settle_names(rules: Iterable[Rule], claims: Sequence[Claim], buffers: Sequence[Claim]) -> None:
+    """Let rules that fit no name of the bare model go by the names that it has with its wrappers."""
+    if all(claim.canonical == claim.name for claim in (*claims, *buffers)):
+        return
+    for rule in rules:
+        for claim in claims:
+            rule.value_for(claim)
+        rule.full = not rule.matched and all(rule.value_for_buffer(claim, unused=True) is None for claim in buffers)
+        rule.matched = False
+
+
 def refuse_unused(rules: Iterable[Rule], claims: Iterable[Claim], model: nn.Module) -> None:
     """Raise UnusedRuleError, listing every rule and every role of a rule that matched nothing."""
     problems = []
@@ -181,7 +210,7 @@ def refuse_unused(rules: Iterable[Rule], claims: Iterable[Claim], model: nn.Modu
 
 def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
     """What the writer of a rule that matched nothing may have meant."""
-    names = [claim.name for claim in claims]
+    names = {claim.canonical: claim.name for claim in claims}
     if isinstance(key, type):
         inside = [path for path, module in model.named_modules() if isinstance(module, key)]
         if inside:
@@ -194,15 +223,21 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
             return f" {inside[0] or 'The model'} is one, but {why}."
         return _checks.near(key.__name__, {type(m).__name__ for m in model.modules()})
     if isinstance(key, re.Pattern):
-        return _checks.near(key.pattern, names) or " A regex must match the whole name."
-    if key in {path for path, _ in model.named_modules()}:
-        own = any(True for _ in model.get_submodule(key).parameters(recurse=False))
+        return _near(key.pattern, names) or " A regex must match the whole name."
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if meant := [path for path, short in canonical_paths(modules.items()).items() if key in (path, short)]:
+        own = any(True for path in meant for _ in modules[path].parameters(recurse=False))
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
     if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
         return " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key."
-    paths = {*names, *(path for claim in claims for path, _ in claim.modules)}
-    wrapped = [path for path in paths if path.endswith(f".{key}")]  # in DataParallel, or by torch.compile
-    if key and wrapped:
-        return f" Did you mean {min(wrapped, key=len)!r}?"
-    return _checks.near(key, paths)
+    paths = {**names, **{owner.canonical: owner.path for claim in claims for owner in claim.modules}}
+    inner = [path for path in paths if path.endswith(f".{key}")]
+    if key and inner:
+        return f" Did you mean {min(inner, key=len)!r}?"
+    return _near(key, paths)
+
+
+def _near(key: str, names: Mapping[str, str]) -> str:
+    """What is near to a key among names without those of wrappers or, if nothing is, among those with them."""
+    return _checks.near(key, names) or _checks.near(key, names.values())

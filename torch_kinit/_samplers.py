@@ -14,11 +14,13 @@ promises for every law, as far as values come from torch's generators:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from torch_kinit import _laws
+from torch_kinit._checks import is_distributed
+from torch_kinit._sharded import put, whole_like
 from torch_kinit.streams import AnyGenerator, Stream
 
 # Values a pass covers at a time. One thread gains from chunks that stay in its L2 cache (256 KiB of float32).
@@ -27,6 +29,8 @@ from torch_kinit.streams import AnyGenerator, Stream
 # uniform_: chunks of 2**16 cost 4.2 times, 2**18 3.4, 2**21 1.7, the whole 1.4.
 _CACHE_CHUNK = 1 << 16
 _SCRATCH_CHUNK = 3 << 20  # 12 MiB of float32
+_NATIVE = _laws.Native()
+_Fill = _laws.Law | Callable[[torch.Tensor, _laws.Draw, _laws.Maths], object]
 _TAIL_CHUNK = 1 << 18  # a normal's tail keeps five scratch buffers, 10 MiB of float64
 
 
@@ -34,7 +38,7 @@ def uniform_(tensor: torch.Tensor, low: float, high: float, generator: AnyGenera
     """Fill `tensor` from U[low, high]."""
     law = _laws.uniform(low, high, tensor.dtype)
     if isinstance(generator, Stream):
-        return generator.uniform_(tensor, low, high)
+        return _stream(tensor, generator, "uniform_", low, high)
     return _fill(tensor, law, generator)
 
 
@@ -42,8 +46,8 @@ def normal_(tensor: torch.Tensor, mean: float, std: float, generator: AnyGenerat
     """Fill `tensor` from N(mean, std**2)."""
     _laws.support(mean, std, -math.inf, math.inf, tensor.dtype)
     if isinstance(generator, Stream):
-        return generator.normal_(tensor, mean, std)
-    return _fill(tensor, lambda out, draw: out.normal_(mean, std, generator=generator), generator)
+        return _stream(tensor, generator, "normal_", mean, std)
+    return _fill(tensor, lambda out, draw, maths: out.normal_(mean, std, generator=generator), generator)
 
 
 def trunc_normal_(
@@ -52,14 +56,22 @@ def trunc_normal_(
     """Fill `tensor` from N(mean, std**2) given that it lies `lower` to `upper` standard deviations from the mean."""
     law = _laws.trunc_normal(mean, std, lower, upper, tensor.dtype)
     if isinstance(generator, Stream):
-        return generator.trunc_normal_(tensor, mean, std, lower, upper)
+        return _stream(tensor, generator, "trunc_normal_", mean, std, lower, upper)
     if std > 0 and lower == -math.inf and upper == math.inf:
         return normal_(tensor, mean, std, generator)
     return _fill(tensor, law, generator, _TAIL_CHUNK if _laws.is_tail(lower, upper) else None)
 
 
+def _stream(tensor: torch.Tensor, stream: Stream, name: str, *law: float) -> torch.Tensor:
+    """Let a stream draw; of a DTensor the whole, if it cannot draw a part by itself."""
+    if is_distributed(tensor) and not stream.indexed:
+        return put(tensor, getattr(stream, name)(whole_like(tensor), *law))
+    drawn: torch.Tensor = getattr(stream, name)(tensor, *law)
+    return drawn
+
+
 def _fill(
-    tensor: torch.Tensor, law: _laws.Law, generator: torch.Generator | None, chunk: int | None = None
+    tensor: torch.Tensor, law: _Fill, generator: torch.Generator | None, chunk: int | None = None
 ) -> torch.Tensor:
     """Run `law` over `tensor`: in place where dtype and device allow it, else through a scratch buffer."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
@@ -80,7 +92,7 @@ def _fill(
     with torch.no_grad():
         for piece in _pieces(tensor, chunk):
             out = piece if direct else torch.empty_like(piece, dtype=dtype, device=device)
-            law(out, draw)
+            law(out, draw, _NATIVE)
             if not direct:
                 piece.copy_(out)
                 del out  # before the next one is made
@@ -94,7 +106,13 @@ def _pieces(tensor: torch.Tensor, limit: int) -> Iterator[torch.Tensor]:
         return
     tensor = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
     if tensor.is_contiguous():
-        yield from torch.split(tensor.view(-1), limit)
+        count, rest = divmod(tensor.numel(), limit)
+        sizes = [limit] * count
+        if rest < 16:  # torch makes normal values in groups of 16, and fewer in another way
+            sizes[-1] += rest
+        else:
+            sizes.append(rest)
+        yield from torch.split(tensor.view(-1), sizes)
         return
     longest = max(range(tensor.ndim), key=lambda d: tensor.shape[d])
     for half in torch.split(tensor, (tensor.shape[longest] + 1) // 2, dim=longest):

@@ -36,6 +36,8 @@ def boxes(tensor: Tensor, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     if not is_distributed(tensor):
         yield tensor, whole
         return
+    if tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]  # nothing is held outside the mesh
+        return
     held, local = ranges(tensor), local_of(tensor)
     found = tuple(sum(stop - start for start, stop in along) for along in held)
     if local.numel() != math.prod(found) or (local.numel() and found != tuple(local.shape)):
@@ -59,6 +61,40 @@ def put(tensor: Tensor, whole: Tensor) -> Tensor:
     return tensor
 
 
+def permuted(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    """A view of `tensor` with its axes in another order: torch 2.6's own, of a DTensor, forgets FSDP2's strides."""
+    if not is_distributed(tensor):
+        return tensor.permute(*axes)
+    local, axes = local_of(tensor), [axis % tensor.ndim for axis in axes]
+    if local.ndim != tensor.ndim:  # outside the mesh, where nothing is held
+        return tensor
+    there: Any = tensor
+    with torch.no_grad():
+        view: Tensor = there.from_local(
+            local.permute(axes),
+            there.device_mesh,
+            [_moved(placement, axes) for placement in there.placements],
+            run_check=False,
+            shape=torch.Size(tensor.shape[axis] for axis in axes),
+            stride=tuple(tensor.stride(axis) for axis in axes),
+        )
+    return view
+
+
+def _moved(placement: Any, axes: Sequence[int]) -> Any:
+    """A placement for the axes in that order."""
+    dim, factor = _sharding(placement)
+    if dim is None:
+        return placement
+    there = axes.index(dim % len(axes))
+    return type(placement)(there) if factor is None else type(placement)(there, split_factor=factor)
+
+
+def whole_like(tensor: Tensor) -> Tensor:
+    """A tensor of a DTensor's global shape, without values, on the CPU or on meta as the DTensor is."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta" if tensor.is_meta else "cpu")
+
+
 def zero_row(tensor: Tensor, row: int) -> None:
     """Zero one row of `tensor`, where this process holds it."""
     rows = torch.arange(tensor.shape[0], device="cpu").view(-1, *[1] * (tensor.ndim - 1)).expand(tensor.shape)
@@ -72,8 +108,13 @@ def zero_row(tensor: Tensor, row: int) -> None:
 def reshard(model: Any) -> None:
     """Let FSDP2 keep shards again: after a forward its root holds copies of the whole, and writes to them are lost."""
     for module in model.modules():
-        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+        if is_fsdp2(module):
             module.reshard()
+
+
+def is_fsdp2(module: Any) -> bool:
+    """Whether FSDP2's fully_shard has been called on a module."""
+    return hasattr(module, "reshard") and hasattr(module, "unshard")
 
 
 Fill = TypeVar("Fill", bound=Callable[..., Tensor])
@@ -84,9 +125,9 @@ def by_the_whole(function: Fill) -> Fill:
 
     @functools.wraps(function)
     def filling(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not is_distributed(tensor) or tensor.is_meta:
+        if not is_distributed(tensor):
             return function(tensor, *args, **kwargs)
-        return put(tensor, function(torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"), *args, **kwargs))
+        return put(tensor, function(whole_like(tensor), *args, **kwargs))
 
     return filling  # type: ignore[return-value]
 

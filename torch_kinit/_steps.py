@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -99,7 +100,11 @@ class Decision:
         return self.value is not None and self.rule != _DEFAULT
 
 
-NOT_CHOSEN = Decision(skip, "left alone (only=)")
+def left_alone(target: Target, chosen: Iterable[bool]) -> Decision:
+    """The decision for a tensor whose names `only` has not, or not all."""
+    lacking = [claim.canonical for claim, has in zip(target.claims, chosen, strict=True) if not has]
+    some = len(lacking) < len(target.claims)
+    return Decision(skip, f"left alone (only= lacks {', '.join(lacking)})" if some else "left alone (only=)")
 
 
 def decide(claim: Claim, rules: Iterable[Rule]) -> Decision:
@@ -116,14 +121,27 @@ def decide(claim: Claim, rules: Iterable[Rule]) -> Decision:
     return decision
 
 
+def decide_buffers(found: list[Target], rules: list[Rule]) -> list[list[Decision]]:
+    """What rules say of buffers that no layout speaks of, once `decide` has been through all other claims."""
+    unused = [not rule.matched for rule in rules]
+    decisions = []
+    for target in found:
+        made = [Decision(None, "")] * len(target.claims)
+        for rule, free in zip(rules, unused, strict=True):
+            values = [rule.value_for_buffer(claim, free) for claim in target.claims]
+            made = [d if v is None else Decision(v, rule.label) for d, v in zip(made, values, strict=True)]
+        decisions.append(made)
+    return decisions
+
+
 @functools.cache
 def _keras_default(name: str) -> Decision:
     return Decision(recipe(name), _DEFAULT)
 
 
-def refuse_uncovered(found: list[Target], decisions: list[list[Decision]]) -> None:
+def refuse_uncovered(decided: list[tuple[Target, list[Decision]]]) -> None:
     """Raise UncoveredParameterError, listing every parameter of which nothing is said."""
-    bare = [t for t, made in zip(found, decisions, strict=True) if all(d.value is None for d in made)]
+    bare = [target for target, made in decided if all(decision.value is None for decision in made)]
     if not bare:
         return
     lines = [f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}{_old_norm_hint(t)}" for t in bare]
@@ -141,7 +159,7 @@ def refuse_uncovered(found: list[Target], decisions: list[list[Decision]]) -> No
 
 
 def _old_norm_hint(target: Target) -> str:
-    if target.name.endswith(("_g", "_v", "_orig")) and target.claims[0].modules[0][1]._forward_pre_hooks:
+    if target.name.endswith(("_g", "_v", "_orig")) and target.claims[0].modules[0].module._forward_pre_hooks:
         return (
             " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
         )
@@ -205,14 +223,16 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
 
 
 def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
-    """The first owner's decision; owners that skip yield, and one who says something else is an error."""
+    """What the owners agree on, and whose it is; owners that skip yield, and rules that differ are an error."""
+    if len(decisions) == 1:
+        return 0, decisions[0]
     decisions = [_voice(target, decisions, i) for i in range(len(decisions))]
     speaking = [i for i, d in enumerate(decisions) if d.value is not None]
     active = [i for i in speaking if not isinstance(decisions[i].value, Skip)]
     if not active:
         index = speaking[0] if speaking else 0
         return index, decisions[index]
-    index = active[0]
+    index = _deciding(target.claims, decisions, active)
     first = decisions[index]
     for claim, other in zip(target.claims, decisions, strict=True):
         if other is not first and other.explicit and not isinstance(other.value, Skip) and other.value != first.value:
@@ -225,12 +245,30 @@ def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
     return index, first
 
 
+def _deciding(claims: list[Claim], decisions: list[Decision], active: list[int]) -> int:
+    """Whose law a tensor gets: an embedding's, or else that of an owner of whom a rule speaks, or else of the first in
+    the alphabet, so that it does not matter in which order they are registered; of equal laws the first one's.
+    """
+    if len(active) == 1:
+        return active[0]
+
+    def law(i: int) -> Any:
+        variable = claims[i].variable
+        return decisions[i].value, variable and dataclasses.replace(variable, tensor="")
+
+    def rank(i: int) -> Any:
+        return claims[i].role != "embeddings", not decisions[i].explicit, claims[i].canonical
+
+    chosen = law(min(active, key=rank))
+    return next(i for i in active if law(i) == chosen)
+
+
 def _voice(target: Target, decisions: list[Decision], index: int) -> Decision:
     """A claim's decision; where it is none of a rule's, that of the same owner under another of its paths."""
-    owner = target.claims[index].modules[0][1]
+    owner = target.claims[index].modules[0].module
     if not decisions[index].explicit:
         for claim, decision in zip(target.claims, decisions, strict=True):
-            if decision.explicit and claim.modules[0][1] is owner:
+            if decision.explicit and claim.modules[0].module is owner:
                 return decision
     return decisions[index]
 

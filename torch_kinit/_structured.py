@@ -12,18 +12,26 @@ from torch import Tensor
 from torch_kinit import _checks, _samplers
 from torch_kinit._elementary import keras_view
 from torch_kinit._fans import LAYOUTS
-from torch_kinit._sharded import by_the_whole, put
+from torch_kinit._sharded import by_the_whole, put, whole_like
 from torch_kinit.streams import AnyGenerator, Stream, one_thread
 
 
-def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", generator: AnyGenerator = None) -> Tensor:
+def orthogonal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    *,
+    layout: str = "torch",
+    generator: AnyGenerator = None,
+    max_elements: int = 1 << 24,
+) -> Tensor:
     """Fill `tensor` with a random (semi-)orthogonal matrix, times `gain`.
 
     In Keras' layout all axes but the last are flattened to rows; the shorter of rows and columns are then
     orthonormal, and the matrix is uniform among all such (Haar's measure). Keras' last axis is torch's first for
     Linear and Conv weights, so there `torch.nn.init.orthogonal_` has the same law; it has not for depthwise and
-    attention kernels. float16 and bfloat16 matrices are computed in float32. The whole matrix is held three
-    times while QR runs; of a DTensor by each process, which keeps its part.
+    attention kernels. float16 and bfloat16 matrices are computed in float32, and in float64 from a Key. The whole
+    matrix is held three times while QR runs. Of a DTensor each process computes the whole matrix, in one thread, and
+    keeps its part: the time (1.3 s for 2048 x 2048) grows with the cube of the size, and more processes save none.
 
     Args:
         tensor: what to fill, with at least two axes.
@@ -31,9 +39,11 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", gen
         layout: the axes' order, "torch" or "keras".
         generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
             torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
+        max_elements: of a DTensor, the most elements the whole may have; raise it for larger ones.
 
     Raises:
-        ValueError: `tensor` has fewer than two axes, or `gain` is not finite.
+        ValueError: `tensor` has fewer than two axes, or is a DTensor of more than `max_elements`; or `gain` is not
+            finite.
 
     Example:
         >>> w = orthogonal_(torch.empty(3, 5, dtype=torch.float64), gain=2.0)
@@ -48,13 +58,14 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", gen
     gain = _checks.number("gain", gain)
     _checks.choice("layout", layout, LAYOUTS)
     generator = _checks.source(generator, tensor)
+    max_elements = _checks.integer("max_elements", max_elements)
     if tensor.ndim < 2:
         raise ValueError(f"`tensor` must have at least two axes to be orthogonal, got shape {tuple(tensor.shape)}.")
+    refuse_large(tensor, max_elements)
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return tensor
     if _checks.is_distributed(tensor):
-        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        return put(tensor, orthogonal_(whole, gain, layout=layout, generator=generator))
+        return put(tensor, orthogonal_(whole_like(tensor), gain, layout=layout, generator=generator))
     with torch.no_grad():
         view = keras_view(tensor, layout)
         rows, columns = math.prod(view.shape[:-1]), view.shape[-1]
@@ -67,6 +78,16 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, *, layout: str = "torch", gen
             q = q.t()
         view.copy_(q.reshape(view.shape))
     return tensor
+
+
+def refuse_large(tensor: Tensor, max_elements: int, name: str = "`tensor`") -> None:
+    """Raise if an orthogonal DTensor has too many elements for each process to compute them all."""
+    if _checks.is_distributed(tensor) and tensor.numel() > max_elements:
+        raise ValueError(
+            f"{name} is a DTensor of {tensor.numel()} elements, and each process would compute all of an orthogonal "
+            f"one, in time that grows with the cube of its size; raise `max_elements`={max_elements} if that is meant: "
+            f"partial(kinit.orthogonal_, max_elements={tensor.numel()})."
+        )
 
 
 def _normal_matrix(view: Tensor, shape: tuple[int, int], generator: AnyGenerator) -> Tensor:

@@ -118,6 +118,36 @@ def streams(repeats):
             )
 
 
+def nanoseconds(calls, repeats):
+    """The median a value of each call, in turns, from the second on."""
+    times = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            times[name].append(1e9 * seconds(call) / work.SIZE)
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def keyed(repeats):
+    """A Key's draws, eager and compiled, beside torch.nn.init's."""
+    tensor, key = torch.empty(work.SHAPE), kinit.Key(0)
+    laws = {
+        kinit.random_uniform_: (torch.nn.init.uniform_, 1.3),
+        kinit.trunc_normal_: (functools.partial(torch.nn.init.trunc_normal_, std=0.05, a=-0.1, b=0.1), 2.5),
+        kinit.random_normal_: (torch.nn.init.normal_, 2.5),
+    }
+    for fill, (theirs, limit) in laws.items():
+        eager = functools.partial(fill, tensor, generator=key)
+        calls = {"torch": functools.partial(theirs, tensor), "eager": eager, "compiled": kinit.compiled()(eager)}
+        took = nanoseconds(calls, repeats)
+        yield (
+            f"`{fill.__name__}(generator=Key(0))`, float32, eager",
+            f"{took['eager']:.1f} ns a value (`torch.nn.init`: {took['torch']:.1f})",
+            "",
+            True,
+        )
+        yield "the same, compiled", f"{took['compiled']:.1f} ns a value", f"<= {limit} ns", took["compiled"] <= limit
+
+
 def rows(repeats):
     """(what, measured, limit, whether it holds)."""
 
@@ -146,6 +176,7 @@ def rows(repeats):
     yield at_most("memory beside the tensor, any draw", peak_memory(), 16, " MiB")
     yield at_most("`plan` and `apply` of 400 parameters, fills excluded", bookkeeping(2 * repeats), 30, " ms")
     yield at_most("`import torch_kinit` after `import torch`", import_time(5), 50, " ms")
+    yield from keyed(max(3, repeats // 2))
     yield from streams(max(3, repeats // 2))
 
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tests.backends import NAMES, same_bits
 from tests.memory import PeakMemory
 from torch_kinit import KerasSeed
-from torch_kinit.streams import CHUNK, fill
+from torch_kinit.streams import CHUNK, fill, in_good_time
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 every_backend = pytest.mark.parametrize("name", NAMES)
@@ -181,7 +182,7 @@ def peak(law, stream, dtype, chunks):
 def test_memory(name, law, dtype):
     """At most 16 MiB are taken beside the tensor, and no more for twice its size."""
     stream = KerasSeed(1, name)
-    small, large = (peak(law, stream, dtype, chunks) for chunks in (2, 4))
+    small, large = (peak(law, stream, dtype, chunks) for chunks in (4, 8))
     assert 0 < large <= 16 * 2**20
     assert large <= 1.01 * small  # truncation takes a little more where chance has it
 
@@ -193,6 +194,52 @@ def test_memory_of_a_whole_copy_is_seen():
     with PeakMemory(tensor) as memory:
         whole.normal_(tensor, 0.0, 1.0)
     assert memory.peak == 4 * tensor.numel()
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def threads_taken(seconds, pieces, monkeypatch):
+    """With how many threads each piece is drawn where a piece takes so many seconds with so many threads."""
+    clock, taken = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    torch.set_num_threads(max(seconds))
+    for piece in in_good_time(range(pieces)):
+        assert piece == len(taken)
+        taken.append(torch.get_num_threads())
+        clock[0] += seconds[taken[-1]](piece)
+    assert torch.get_num_threads() == max(seconds)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "rest"), [(2.0, 1.0, 2), (1.0, 9.0, 1)], ids=["cores left to themselves", "cores that others use"]
+)
+def test_the_faster_number_of_threads_is_found(one, two, rest, monkeypatch):
+    """A long draw tries one thread and all, and goes on with what took less time."""
+    seconds = {1: lambda piece: one, 2: lambda piece: two}
+    assert threads_taken(seconds, 40, monkeypatch) == [1, 2, 1, *[rest] * 37]
+
+
+def test_threads_are_given_up_when_they_get_slow(monkeypatch):
+    """If others begin to use the cores, the draw goes back to one thread."""
+    seconds = {1: lambda piece: 2.0, 2: lambda piece: 1.0 if piece < 10 else 5.0}
+    assert threads_taken(seconds, 40, monkeypatch) == [1, 2, 1, *[2] * 8, *[1] * 29]
+
+
+def test_short_draws_try_nothing(monkeypatch):
+    """A draw of a few pieces takes one thread."""
+    seconds = {1: lambda piece: 2.0, 2: lambda piece: 1.0}
+    assert threads_taken(seconds, 15, monkeypatch) == [1] * 15
+
+
+def test_threads_are_put_back_after_an_error(monkeypatch):
+    """A draw that raises leaves torch with the number of threads it had."""
+    torch.set_num_threads(2)
+
+    with pytest.raises(ZeroDivisionError):
+        fill(torch.empty(400), lambda out, start: 1 / (start - 32), 16)
+    assert torch.get_num_threads() == 2
 
 
 DIGEST = """

@@ -6,15 +6,20 @@ CPU, with the values that stand at the flat indices start, start + 1, ... of the
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-# Values drawn at a time, in one thread: fewer let the dispatch of a hundred operations count, more leave the caches.
+# Values drawn at a time: fewer let the dispatch of a hundred operations count, more leave the caches.
 CHUNK = 1 << 17
+_LONG = 16  # pieces from which on it pays to try how many threads are the fastest
+
+Piece = TypeVar("Piece")
 
 Draw = Callable[[Tensor, int], None]
 
@@ -93,16 +98,32 @@ class _Part(Stream):
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch work in this thread alone. A draw is a hundred short operations, and each would wait for all threads:
-    measured with two threads on two cores that others used, too, a value took three to ten times as long.
-    """
+def one_thread() -> Generator[int]:
+    """Let torch work in this thread alone; gives the number of threads it has otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+def in_good_time(pieces: Iterable[Piece]) -> Generator[Piece]:
+    """Yield the pieces of a draw, each to be drawn with one thread or all of torch's, as takes the least time.
+
+    A draw is a hundred short operations, each of which all threads have to finish: on two cores that nobody else uses
+    it is twice as fast with two threads, and on cores that others use up to ten times slower. So both are tried.
+    """
+    waiting = list(pieces)
+    with one_thread() as most:
+        trials = [1, most, 1] if most > 1 and len(waiting) >= _LONG else [1]  # the first piece may wait for memory
+        seconds: dict[int, float] = {}
+        for i, piece in enumerate(waiting):
+            threads = trials[i] if i < len(trials) else min(seconds, key=seconds.__getitem__)
+            torch.set_num_threads(threads)
+            start = time.perf_counter()
+            yield piece
+            seconds[threads] = time.perf_counter() - start
 
 
 def fill(tensor: Tensor, draw: Draw, chunk: int = CHUNK) -> Tensor:
@@ -115,10 +136,10 @@ def fill(tensor: Tensor, draw: Draw, chunk: int = CHUNK) -> Tensor:
     if total == 0 or tensor.device.type == "meta":
         return tensor
     direct = tensor.is_contiguous() and tensor.device.type == "cpu"
-    with torch.no_grad(), one_thread():
+    starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
+    with torch.no_grad(), closing(in_good_time(zip(starts, [*starts[1:], total], strict=True))) as pieces:
         flat = tensor.view(-1) if direct else None
-        starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
-        for start, stop in zip(starts, [*starts[1:], total], strict=True):
+        for start, stop in pieces:
             if flat is not None:
                 draw(flat[start:stop], start)
             else:

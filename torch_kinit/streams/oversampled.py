@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CHUNK = 1 << 15  # values drawn at a time: their candidates stay in cache
 _CANDIDATES = 4
 
 

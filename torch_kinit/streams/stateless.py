@@ -25,8 +25,11 @@ _LEAST = 1e-7  # that the logarithm is taken of, so that it stays finite (Tensor
 _BOUND = 2.0
 # Calls set aside for a group of so many truncated values; it makes as many of them as it needs.
 _RESERVED = {2: 128, 4: 256}
-# Calls at a time for float32 normals, whose float64 scratch buffers then stay in cache: a quarter faster.
-_BLOCK = 1 << 15
+# Truncated values drawn at a time: after two calls few groups lack any, and a third takes as long for few as for many.
+TRUNCATED_CHUNK = 1 << 19
+# Calls at a time, whose float64 scratch buffers then stay in cache: a quarter faster. Several threads share more.
+_BLOCK = 1 << 14
+_SHARED_BLOCK = 1 << 16
 
 _Candidates = Callable[[philox.Source, Tensor], Tensor]
 
@@ -72,27 +75,34 @@ def truncated_normal(out: Tensor, seed: int, start: int, mean: float, std: float
 def _refill(values: Tensor, rows: Tensor, draw: Callable[[Tensor, int], Tensor]) -> None:
     """Make these rows of `values` the first accepted of their own candidates and then those of `draw`."""
     size = values.shape[1]
-    drawn, tries = values[rows], 0
+    drawn, tries, columns = values[rows], 0, torch.arange(size, device="cpu")
     while rows.numel():
         tries += 1
         drawn = torch.cat((drawn, draw(rows, tries)), 1)
         accepted = drawn.abs() < _BOUND
-        position = accepted.cumsum(1).clamp_(max=size + 1)
-        short = (position[:, -1] < size).nonzero().view(-1)
-        # Column 0 takes the candidates rejected, the last one those beyond what is needed.
-        places = drawn.new_empty(rows.numel(), size + 2).scatter_(1, position.mul_(accepted), drawn)
-        values[rows] = places[:, 1:-1]
+        counts = accepted.sum(1)
+        kept = drawn.masked_select(accepted)
+        places = (counts.cumsum(0) - counts).unsqueeze(1) + columns
+        # A row that is short takes some of the next one's, and is filled again.
+        values.index_copy_(0, rows, kept.take(places.clamp_(max=kept.numel() - 1)))
+        short = (counts < size).nonzero().view(-1)
         rows, drawn = rows[short], drawn[short]
 
 
 def _candidates(out: Tensor) -> _Candidates:
-    return _normals64 if out.dtype == torch.float64 else _normals32
+    make = _normals64 if out.dtype == torch.float64 else _normals32
+
+    def draw(source: philox.Source, calls: Tensor) -> Tensor:
+        block = _BLOCK if torch.get_num_threads() == 1 else _SHARED_BLOCK
+        if calls.numel() <= block:
+            return make(source, calls)
+        return torch.cat([make(source, some) for some in torch.split(calls, block)])
+
+    return draw
 
 
 def _normals32(source: philox.Source, calls: Tensor) -> Tensor:
     """Four standard normal values a call, by Box and Muller: a (calls, 4) float32 tensor."""
-    if calls.numel() > _BLOCK:
-        return torch.cat([_normals32(source, some) for some in torch.split(calls, _BLOCK)])
     even, odd = philox.words(source, calls)
     radius = _radius32(_unit32(even))
     angle = _unit32(odd).double().mul_(2 * math.pi).float()

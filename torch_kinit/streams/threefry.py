@@ -16,7 +16,7 @@ Key = tuple[int, int]
 
 _MASK = 0xFFFFFFFF
 _PARITY = 0x1BD11BDA
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the even and the odd groups of four rounds
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the even and the odd groups of four rounds
 _CPU_PIECE = CHUNK  # counters encrypted at a time
 _PIECE = 1 << 31  # what an int32 arange can count
 
@@ -25,12 +25,12 @@ class Cipher:
     """The rounds of one key, in place. Their constants are tensors: torch takes twice as long to dispatch a number."""
 
     def __init__(self, key: Key) -> None:
-        self._schedule = schedule = _schedule(key)
+        self._schedule = schedule = key_schedule(key)
         added = [(schedule[(g + 1) % 3], schedule[(g + 2) % 3] + g + 1) for g in range(5)]
-        constants = [c for by in _ROTATIONS[0] + _ROTATIONS[1] for c in (32 - by, (1 << by) - 1)]
+        constants = [c for by in ROTATIONS[0] + ROTATIONS[1] for c in (32 - by, (1 << by) - 1)]
         constants += [word for pair in added for word in pair]
-        tensors = torch.tensor([_signed(c) for c in constants], dtype=torch.int32, device="cpu").unbind()
-        shifts = list(zip(tensors[:16:2], tensors[1:16:2], _ROTATIONS[0] + _ROTATIONS[1], strict=True))
+        tensors = torch.tensor([signed(c) for c in constants], dtype=torch.int32, device="cpu").unbind()
+        shifts = list(zip(tensors[:16:2], tensors[1:16:2], ROTATIONS[0] + ROTATIONS[1], strict=True))
         self._shifts = shifts[:4], shifts[4:]
         self._added = list(zip(tensors[16::2], tensors[17::2], strict=True))
 
@@ -44,14 +44,14 @@ class Cipher:
 
     def _encrypt(self, start: int, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
         torch.arange(x1.numel(), out=x1, device=x1.device)  # or torch takes its default device
-        x1.add_(_signed(start + self._schedule[1]))
-        x0.fill_(_signed((start >> 32) + self._schedule[0]))
+        x1.add_(signed(start + self._schedule[1]))
+        x0.fill_(signed((start >> 32) + self._schedule[0]))
         self._rounds(x0, x1, scratch)
 
     def encrypt_counters(self, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
         """Encrypt the counters whose upper words are in `x0` and lower ones in `x1`, in place."""
-        x1.add_(_signed(self._schedule[1]))
-        x0.add_(_signed(self._schedule[0]))
+        x1.add_(signed(self._schedule[1]))
+        x0.add_(signed(self._schedule[0]))
         self._rounds(x0, x1, scratch)
 
     def _rounds(self, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
@@ -88,11 +88,11 @@ def bits(key: Key, start: int, count: int, device: torch.device | None = None) -
 
 def block(key: Key, counter: int) -> Key:
     """Both words of one counter, a 64-bit number."""
-    schedule = _schedule(key)
+    schedule = key_schedule(key)
     x0 = (counter >> 32) + schedule[0] & _MASK
     x1 = counter + schedule[1] & _MASK
     for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
+        for rotation in ROTATIONS[group % 2]:
             x0 = x0 + x1 & _MASK
             x1 = (x1 << rotation & _MASK | x1 >> 32 - rotation) ^ x0
         x0 = x0 + schedule[(group + 1) % 3] & _MASK
@@ -105,10 +105,11 @@ def fold_in(key: Key, data: int) -> Key:
     return block(key, data & _MASK)
 
 
-def _schedule(key: Key) -> tuple[int, int, int]:
+def key_schedule(key: Key) -> tuple[int, int, int]:
+    """The key's words, and the third that the rounds add in turn with them."""
     return key[0], key[1], key[0] ^ key[1] ^ _PARITY
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """The int32 of the same lower 32 bits."""
     return (word + 0x80000000 & _MASK) - 0x80000000

@@ -17,24 +17,20 @@ float32 log1p by Moshier's Cephes library, logf.c and log1p.c; the order of oper
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from torch_kinit.streams import CHUNK, threefry
+from torch_kinit.streams.exact import ERFINV, floats
 from torch_kinit.streams.fused import fma_, polynomial, sqrt_
+from torch_kinit.streams.scratch import Scratch
 from torch_kinit.streams.subnormals import flush_, rounded
 from torch_kinit.streams.threefry import Key
 
 _PIECE = CHUNK  # values drawn at a time
 _BUFFERS = 8  # as many as a normal value takes
-
-
-def _floats(patterns: str) -> list[float]:
-    """float32 numbers written as their bits."""
-    return [struct.unpack(">f", bytes.fromhex(pattern))[0] for pattern in patterns.split()]
 
 
 # log(1 + z) for small |z|: z - z**2/2 + z**3 * numerator/denominator (Cephes, log1p.c).
@@ -48,42 +44,10 @@ _LOG1P_DENOMINATOR = [
     216.42788614495947685003, 60.118660497603843919306,
 ]  # fmt: skip
 # log(1 + m) - m + m**2/2 = m**3 * polynomial, for m from sqrt(1/2) - 1 to sqrt(2) - 1 (Cephes, logf.c).
-_LOG = _floats("3D9021BB BDEBD1B8 3DEF251A BDFE5D4F 3E11E9BF BE2AAE50 3E4CCEAC BE7FFFFC 3EAAAAAA")
+_LOG = floats("3D9021BB BDEBD1B8 3DEF251A BDFE5D4F 3E11E9BF BE2AAE50 3E4CCEAC BE7FFFFC 3EAAAAAA")
 _SQRT_HALF = 0x3F3504F3
 _LN2_HIGH = 0.693359375  # so short that its products with an exponent are exact
-_LN2_LOW = _floats("B95E8083")[0]  # log(2) - _LN2_HIGH
-# erfinv(u) / u as polynomials (Giles): up to which w = -log(1 - u**2), in w or its root less which number, which.
-# Beyond the first, in the tails, they are in the root.
-_ERFINV = {
-    torch.float32: [
-        (5.0, 2.5, _floats("32F16588 34B84B36 B66C7357 B6935AC1 396532DB BAA45408 BB88E4EF 3E7C8F63 3FC02E2F")),
-        (math.inf, 3.0, _floats("B951F09B 38D3B56B 3AB0DC72 BB70BDE7 3BBC127B BBF9C5D7 3C1AA57E 3F8036DB 40354F7E")),
-    ],
-    torch.float64: [
-        (6.25, 3.125, [
-            -3.64441206401782e-21, -1.6850591381820166e-19, 1.28584807152564e-18, 1.1157877678025181e-17,
-            -1.3331716628546209e-16, 2.0972767875968562e-17, 6.6376381343583238e-15, -4.0545662729752069e-14,
-            -8.1519341976054722e-14, 2.6335093153082323e-12, -1.2975133253453532e-11, -5.4154120542946279e-11,
-            1.0512122733215323e-09, -4.1126339803469837e-09, -2.9070369957882005e-08, 4.2347877827932404e-07,
-            -1.3654692000834679e-06, -1.3882523362786469e-05, 0.00018673420803405714, -0.000740702534166267,
-            -0.0060336708714301491, 0.24015818242558962, 1.6536545626831027,
-        ]),
-        (16.0, 3.25, [
-            2.2137376921775787e-09, 9.0756561938885391e-08, -2.7517406297064545e-07, 1.8239629214389228e-08,
-            1.5027403968909828e-06, -4.013867526981546e-06, 2.9234449089955446e-06, 1.2475304481671779e-05,
-            -4.7318229009055734e-05, 6.8284851459573175e-05, 2.4031110387097894e-05, -0.00035503752036284748,
-            0.0009532893797373805, -0.0016882755560235047, 0.0024914420961078508, -0.0037512085075692412,
-            0.0053709145535900636, 1.0052589676941592, 3.0838856104922208,
-        ]),
-        (math.inf, 5.0, [
-            -2.7109920616438573e-11, -2.5556418169965252e-10, 1.5076572693500548e-09, -3.789465440126737e-09,
-            7.61570120807834e-09, -1.496002662714924e-08, 2.9147953450901081e-08, -6.7711997758452339e-08,
-            2.2900482228026655e-07, -9.9298272942317e-07, 4.5260625972231537e-06, -1.9681778105531671e-05,
-            7.5995277030017761e-05, -0.00021503011930044477, -0.00013871931833623122, 1.0103004648645344,
-            4.8499064014085844,
-        ]),
-    ],
-}  # fmt: skip
+_LN2_LOW = floats("B95E8083")[0]  # log(2) - _LN2_HIGH
 
 
 def uniform(out: Tensor, key: Key, start: int, low: float, high: float) -> None:
@@ -101,25 +65,7 @@ def truncated_normal(out: Tensor, key: Key, start: int, mean: float, std: float)
     _draw(out, key, start, lambda x, scratch: _affine_(_truncated_(x, scratch), mean, std))
 
 
-class _Scratch:
-    """Buffers of one size and dtype, used again and again: new memory takes longer to come than a step.
-
-    They are one allocation, which the C library keeps for the next draw where it would return eight small ones.
-    """
-
-    def __init__(self, size: int, dtype: torch.dtype) -> None:
-        self._free = list(torch.empty((_BUFFERS, size), dtype=dtype, device="cpu").unbind())
-
-    def take(self, count: int) -> Tensor:
-        """A buffer of `count` values; no count is more than the one before."""
-        return self._free.pop()[:count]
-
-    def give(self, *buffers: Tensor) -> None:
-        """Take these back."""
-        self._free.extend(buffers)
-
-
-_Law = Callable[[Tensor, _Scratch], object]
+_Law = Callable[[Tensor, Scratch], object]
 
 
 def _draw(out: Tensor, key: Key, start: int, law: _Law) -> None:
@@ -127,7 +73,7 @@ def _draw(out: Tensor, key: Key, start: int, law: _Law) -> None:
         _look_up(out, key, start, law)
         return
     cipher = threefry.Cipher(key)
-    scratch = _Scratch(min(out.numel(), _PIECE), out.dtype)
+    scratch = Scratch(_BUFFERS, min(out.numel(), _PIECE), out.dtype)
     units_ = _units_64_ if out.dtype == torch.float64 else _units_
     for first in range(0, out.numel(), _PIECE):
         piece = out[first : first + _PIECE]
@@ -139,13 +85,13 @@ def _look_up(out: Tensor, key: Key, start: int, law: _Law) -> None:
     """Draw float16 from the upper 10 bits of 16, or bfloat16 from the upper 7 of 8, by way of a table."""
     width, spare = (10, 6) if out.dtype == torch.float16 else (7, 1)
     table = torch.arange(1 << width, dtype=torch.float32, device="cpu").mul_(2.0**-width).to(out.dtype)
-    law(table, _Scratch(1 << width, torch.float32))
+    law(table, Scratch(_BUFFERS, 1 << width, torch.float32))
     index = threefry.bits(key, start, out.numel())
     index.bitwise_right_shift_(spare).bitwise_and_((1 << width) - 1)
     torch.index_select(table, 0, index, out=out)
 
 
-def _units_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: _Scratch) -> None:
+def _units_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: Scratch) -> None:
     """Fill `x` with float32 numbers in [0, 1), from the upper 23 bits of each draw."""
     other, spare = scratch.take(x.numel()), scratch.take(x.numel())
     cipher.encrypt(start, x0 := _bits(x), x1 := _bits(other), _bits(spare))
@@ -154,7 +100,7 @@ def _units_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: _Scratch) -
     scratch.give(other, spare)
 
 
-def _units_64_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: _Scratch) -> None:
+def _units_64_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: Scratch) -> None:
     """Fill `x` with float64 numbers in [0, 1), from the upper 52 bits of both words."""
     count = x.numel()
     both, spare = scratch.take(count), scratch.take(count)
@@ -185,14 +131,14 @@ def _affine_(x: Tensor, shift: float, scale: float) -> Tensor:
     return flush_(x.add_(shift), shift, scale)
 
 
-def _normal_(x: Tensor, scratch: _Scratch) -> Tensor:
+def _normal_(x: Tensor, scratch: Scratch) -> Tensor:
     """Make units into normal values."""
     below_one = 1 - torch.finfo(x.dtype).eps / 2
     _erfinv_(_uniform_(x, -below_one, 1.0), scratch, tail=True)
     return x.mul_(rounded(math.sqrt(2), x.dtype))
 
 
-def _truncated_(x: Tensor, scratch: _Scratch) -> Tensor:
+def _truncated_(x: Tensor, scratch: Scratch) -> Tensor:
     """Make units into normal values truncated at two."""
     root = rounded(math.sqrt(2), x.dtype)
     edge = math.erf(2 / root) if x.dtype == torch.float64 else math.erf(rounded(2 / root, torch.float32))
@@ -202,13 +148,13 @@ def _truncated_(x: Tensor, scratch: _Scratch) -> Tensor:
     return x.mul_(root).clamp_(-below_two, below_two)
 
 
-def _erfinv_(x: Tensor, scratch: _Scratch, tail: bool) -> Tensor:
+def _erfinv_(x: Tensor, scratch: Scratch, tail: bool) -> Tensor:
     """Replace `x` by its inverse error function; some may be in a tail, beyond 0.9966 or so, only if `tail`."""
     if x.dtype.itemsize == 2:
         return x.copy_(_erfinv_(x.float(), scratch, tail))
     count = x.numel()
     w = _log1p(torch.mul(x, x, out=scratch.take(count)), scratch).neg_()
-    (limit, middle, coefficients), *outer = _ERFINV[x.dtype]
+    (limit, middle, coefficients), *outer = ERFINV[x.dtype]
     v, factor = torch.sub(w, middle, out=scratch.take(count)), scratch.take(count)
     polynomial(coefficients, v, factor)
     if tail:
@@ -223,7 +169,7 @@ def _erfinv_(x: Tensor, scratch: _Scratch, tail: bool) -> Tensor:
     return x.mul_(factor)
 
 
-def _log1p(square: Tensor, scratch: _Scratch) -> Tensor:
+def _log1p(square: Tensor, scratch: Scratch) -> Tensor:
     """log(1 - square) for 0 <= square < 1, as XLA computes it; `square` is given back."""
     count = square.numel()
     spare = scratch.take(count)
@@ -236,7 +182,7 @@ def _log1p(square: Tensor, scratch: _Scratch) -> Tensor:
     return log
 
 
-def _log1p_small_(z: Tensor, scratch: _Scratch) -> Tensor:
+def _log1p_small_(z: Tensor, scratch: Scratch) -> Tensor:
     """Replace `z`, small, by log(1 + z)."""
     ratio, square, cube = (scratch.take(z.numel()) for _ in range(3))
     polynomial(_LOG1P_NUMERATOR, z, ratio)
@@ -247,7 +193,7 @@ def _log1p_small_(z: Tensor, scratch: _Scratch) -> Tensor:
     return z.add_(ratio)
 
 
-def _log_(a: Tensor, scratch: _Scratch) -> Tensor:
+def _log_(a: Tensor, scratch: Scratch) -> Tensor:
     """Replace `a`, float32 and positive, by its logarithm, from a = m * 2**e with m from sqrt(1/2) to sqrt(2)."""
     spare, cube, e, y, step = (scratch.take(a.numel()) for _ in range(5))
     bits, exponent = a.view(torch.int32), spare.view(torch.int32)

@@ -1,0 +1,77 @@
+"""Draws in compiled kernels, and how they are compared with eager ones."""
+
+import functools
+import math
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
+
+import torch_kinit as kinit
+from torch_kinit import _compiled
+
+INF = math.inf
+KEY = kinit.Key(3)
+LEAST, CHUNK = _compiled._LEAST, _compiled._CHUNK
+LAWS = {
+    "uniform, symmetric": kinit.random_uniform_,
+    "uniform, from zero": functools.partial(kinit.random_uniform_, low=0, high=0.3),
+    "uniform": functools.partial(kinit.random_uniform_, low=-0.1, high=0.7),
+    "truncated": kinit.trunc_normal_,
+    "truncated, moved": functools.partial(kinit.trunc_normal_, mean=0.3, std=2.0, lower=-0.5, upper=1.5),
+    "truncated, wide": functools.partial(kinit.trunc_normal_, mean=-1.0, lower=-4, upper=3.1),
+    "one-sided": functools.partial(kinit.trunc_normal_, mean=0.1, lower=-INF, upper=0.5),
+    "normal": kinit.random_normal_,
+    "normal, moved": functools.partial(kinit.random_normal_, mean=-7.0, std=3.0),
+}
+every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+
+
+@functools.cache
+def compiler_of(device):
+    """Why kernels cannot be compiled for a device, or nothing."""
+    if device == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "no C++ compiler"
+        return ""
+    if device != "cuda":
+        return "draws are compiled for the CPU and CUDA"
+    from torch.utils._triton import has_triton
+
+    return "" if has_triton() else "no Triton"
+
+
+def compilable(device):
+    """The device, for which kernels can be compiled, or the test is skipped."""
+    if reason := compiler_of(device.type):
+        pytest.skip(reason)
+    return device
+
+
+def drawn(law, *arguments, key=KEY, **settings):
+    """An empty tensor of these arguments, filled."""
+    return law(torch.empty(*arguments, **settings), generator=key)
+
+
+def check_same(ours, eager):
+    """Raise AssertionError unless bits are equal, or on an accelerator a normal value's, to the fourth last unit."""
+    assert ours.dtype == eager.dtype
+    bits = {2: torch.int16, 4: torch.int32}[ours.itemsize]
+    near = (ours.contiguous().view(bits).long() - eager.contiguous().view(bits).long()).abs()
+    assert int(near.max()) <= (0 if ours.device.type == "cpu" else 4)
+
+
+class Compiled:
+    """Counts the graphs compiled since it was made."""
+
+    def __init__(self):
+        self._before = counters["stats"]["unique_graphs"]
+
+    @property
+    def count(self):
+        return counters["stats"]["unique_graphs"] - self._before

@@ -1,16 +1,21 @@
 """Sharded tensors get the values that one process would give the whole; see sharded_run.py for what processes do."""
 
 import itertools
+import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from tests.sharded_run import single
+import torch_kinit as kinit
+from tests.sharded_run import RULES, Net, digest, single
+from torch_kinit import _compiled
 from torch_kinit._sharded import ranges_of
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
@@ -36,14 +41,51 @@ def test_the_gathered_weights_are_those_of_one_process(world, case):
     assert digests(world, case, "cpu") == [f"{single()} 0"] * world
 
 
+def reordered():
+    """The network, its layers registered from the last to the first."""
+    model = Net()
+    for name, layer in reversed(list(model.named_children())):
+        delattr(model, name)
+        setattr(model, name, layer)
+    assert [name for name, _ in model.named_children()] == [name for name, _ in Net().named_children()][::-1]
+    return model
+
+
+def with_a_stranger():
+    """The network with a layer that has nothing to do with it, before all others."""
+    model = reordered()
+    model._modules = {"stranger": nn.Linear(5, 7), **model._modules}
+    return model
+
+
+VARIANTS = {
+    "registered in another order": reordered,
+    "channels_last": lambda: Net().to(memory_format=torch.channels_last),
+    "an unrelated layer": with_a_stranger,
+    "compiled": Net,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_a_network_have_its_digest(variant, monkeypatch):
+    """Names and shapes decide, not order, memory format, other layers, or whether draws are compiled."""
+    model = VARIANTS[variant]()
+    if variant == "compiled":
+        monkeypatch.setattr(_compiled, "_LEAST", 1)  # or tensors so small would be drawn eagerly
+        monkeypatch.setattr(_compiled, "_give_up", lambda device, error: pytest.skip(f"nothing compiles: {error}"))
+    with kinit.compiled() if variant == "compiled" else nullcontext():
+        kinit.apply(model, RULES, seed=7)
+    assert digest({k: v for k, v in model.state_dict().items() if not k.startswith("stranger")}) == single()
+
+
 def test_the_script_prints_one_digest():
     """The README's script says the same of one process and of two under torchrun."""
     script = str(Path(__file__).parents[1] / "notebooks" / "sharded.py")
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    printed = []
+    printed, environment = [], {**os.environ, "PYTHONPATH": str(Path(kinit.__file__).parents[1])}
     for start in ([], several):
         command = [sys.executable, "-W", "ignore", *start, script, "--seed", "3"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-2000:]
         printed.append(done.stdout.split())
     (one, *_, digest), (two, *_, same) = printed

@@ -24,15 +24,19 @@ TRUNCATED = TruncatedAtTwo(0, 0.05)
 def fills(device):
     """What is compared: a call that fills a tensor on `device`, and the law of its values."""
     generator, key = torch.Generator(device).manual_seed(0), kinit.Key(0)
+    keyed = {
+        "kinit.trunc_normal_, Key": (partial(kinit.trunc_normal_, generator=key), TRUNCATED),
+        "kinit.random_normal_, Key": (partial(kinit.random_normal_, generator=key), Normal(0, 0.05)),
+        "kinit.random_uniform_, Key": (partial(kinit.random_uniform_, generator=key), Uniform(-0.05, 0.05)),
+    }
     return {
         "tensor.uniform_": (lambda t: t.uniform_(), Uniform(0, 1)),
         "tensor.normal_": (lambda t: t.normal_(), Normal(0, 1)),
         "torch.nn.init.trunc_normal_": (partial(nn.init.trunc_normal_, std=0.05, a=-0.1, b=0.1), TRUNCATED),
         "kinit.trunc_normal_": (kinit.trunc_normal_, TRUNCATED),
         "kinit.trunc_normal_, generator": (partial(kinit.trunc_normal_, generator=generator), TRUNCATED),
-        "kinit.trunc_normal_, Key": (partial(kinit.trunc_normal_, generator=key), TRUNCATED),
-        "kinit.random_normal_, Key": (partial(kinit.random_normal_, generator=key), Normal(0, 0.05)),
-        "kinit.random_uniform_, Key": (partial(kinit.random_uniform_, generator=key), Uniform(-0.05, 0.05)),
+        **keyed,
+        **{f"{name}, compiled": (kinit.compiled()(call), law) for name, (call, law) in keyed.items()},
     }
 
 

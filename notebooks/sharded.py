@@ -57,7 +57,7 @@ def digest(state):
     """A hash of names and bytes."""
     found = hashlib.sha256()
     for name in sorted(state):
-        found.update(name.encode() + state[name].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(name.encode() + bytes(state[name].cpu().contiguous().view(torch.uint8).flatten().tolist()))
     return found.hexdigest()[:16]
 
 
@@ -88,6 +88,7 @@ def main():
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(f"{world} processes: {digest(state)}")
     if dist.is_initialized():
+        dist.barrier()  # or a process that ends cuts off one that still receives
         dist.destroy_process_group()
 
 

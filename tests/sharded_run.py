@@ -117,6 +117,7 @@ def run(rank, world, case, path, device):
             assert "DTensor" in refused, refused
     if from_meta and "TP" not in case:  # which torch cannot run with uneven shards
         check_trains(model, optimizer, device)
+    dist.barrier()  # or a process that ends cuts off one that still receives
     dist.destroy_process_group()
 
 

@@ -123,6 +123,7 @@ def run(rank, world, path):
         for use_orig_params in (False, True):
             check_wrapping(classes, use_orig_params)
             os.write(1, f"{name}, {use_orig_params}\n".encode())  # whole lines from each process
+    dist.barrier()  # or a process that ends cuts off one that still receives
     dist.destroy_process_group()
 
 

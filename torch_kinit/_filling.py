@@ -20,7 +20,7 @@ from torch_kinit._key import Key
 from torch_kinit._layouts import Variable
 from torch_kinit._moments import Moments, moments
 from torch_kinit._recipes import ELEMENTWISE, UNIFORM, Recipe, array_
-from torch_kinit._sharded import put, zero_row
+from torch_kinit._sharded import put, whole_like, zero_row
 from torch_kinit._targets import Target, holder_of
 from torch_kinit.streams import AnyGenerator, Stream
 
@@ -124,7 +124,7 @@ def _fill(
     elif isinstance(own or generator, Key) and not seeds and value.function in ELEMENTWISE:
         _with_fans(value, variable, tensor)(tensor, layout="torch", generator=generator)
     elif is_distributed(tensor):
-        made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        made = whole_like(tensor)
         _fill_blocks(value, variable, made, generator, seeds)
         put(tensor, made)
     else:

@@ -6,7 +6,7 @@ import sys
 
 import torch_kinit as kinit
 
-DEMO = "torch_kinit._demo:PictureAndText"
+DEMO = "torch_kinit.demo:PictureAndText"
 LINEAR = ("torch.nn:Linear", "--set", "in_features=20", "--set", "out_features=5")
 
 

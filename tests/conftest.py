@@ -50,9 +50,9 @@ def _keras_on_cpu():
 def register(monkeypatch):
     """Registers layouts for one test only."""
     import torch_kinit as kinit
-    from torch_kinit import _layouts
+    from torch_kinit.layers import layouts
 
-    monkeypatch.setattr(_layouts, "_LAYOUTS", dict(_layouts._LAYOUTS))
+    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
     return kinit.register_layout
 
 

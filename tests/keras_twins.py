@@ -15,7 +15,7 @@ import torch
 from keras import layers as kl
 from torch import nn
 
-from torch_kinit._layouts import Options, layout_of
+from torch_kinit.layers.layouts import Options, layout_of
 
 # What Keras calls a weight, where that is not the role; and what torch has beyond Keras.
 KERAS_NAMES = {"depthwise_kernel": "kernel", "gamma": "scale"}

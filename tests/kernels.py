@@ -9,11 +9,11 @@ from torch._dynamo.utils import counters
 from torch._inductor.exc import InvalidCxxCompiler
 
 import torch_kinit as kinit
-from torch_kinit import _compiled
+from torch_kinit.streams import compiled
 
 INF = math.inf
 KEY = kinit.Key(3)
-LEAST, CHUNK = _compiled._LEAST, _compiled._CHUNK
+LEAST, CHUNK = compiled._LEAST, compiled._CHUNK
 LAWS = {
     "uniform, symmetric": kinit.random_uniform_,
     "uniform, from zero": functools.partial(kinit.random_uniform_, low=0, high=0.3),

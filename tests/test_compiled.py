@@ -9,8 +9,10 @@ from torch import nn
 
 import torch_kinit as kinit
 from tests.kernels import CHUNK, INF, KEY, LAWS, LEAST, check_same, compilable, drawn, every_law
-from torch_kinit import _compiled, _laws, compiled
-from torch_kinit.streams import threefry
+from torch_kinit import compiled
+from torch_kinit.numerics import threefry
+from torch_kinit.streams import compiled as kernels
+from torch_kinit.streams import inverse
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Skipping serialization of skipfiles_inline_module_allowlist"  # torch 2.6
@@ -78,12 +80,12 @@ def test_any_strides(view, device):
 @pytest.mark.parametrize("stride", [1, 3, 4001], ids=lambda s: f"stride {s}")
 def test_indices_past_32_bits(start, stride, device):
     """A shard of a tensor of any size: both words of the index count, with the carry from one to the other."""
-    law = _laws.uniform(0.0, 1.0, torch.float32)
+    law = inverse.uniform(0.0, 1.0, torch.float32)
     index = torch.empty(0, device="meta").as_strided((700, 200), (stride * 200, stride), start)
     index = index if stride > 1 else index.reshape(700, 200)
     ours = torch.empty(700, 200, device=device)
     with compiled():
-        assert _compiled.fill(ours, index, KEY.words, law)
+        assert kernels.fill(ours, index, KEY.words, law)
     indices = (start + torch.arange(ours.numel()) * stride).tolist()
     for position in (0, 1, 139_999, 70_000 // stride, 70_001 // stride):
         word = functools.reduce(lambda a, b: a ^ b, threefry.block(KEY.words, indices[position]))
@@ -93,11 +95,11 @@ def test_indices_past_32_bits(start, stride, device):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_part_of_a_tensor(axis, device):
     """A part, of which views of the whole's indices tell the place, has the values of the whole."""
-    law = _laws.trunc_normal(0.0, 0.05, -INF, INF, torch.float32)
+    law = inverse.trunc_normal(0.0, 0.05, -INF, INF, torch.float32)
     index = torch.empty(600, 500, device="meta").chunk(2, axis)[1]
     part = torch.empty(index.shape, device=device)
     with compiled():
-        assert _compiled.fill(part, index, KEY.words, law)
+        assert kernels.fill(part, index, KEY.words, law)
     check_same(part, drawn(kinit.random_normal_, 600, 500, device=device).chunk(2, axis)[1])
 
 
@@ -112,7 +114,7 @@ def test_a_dtensor(device, tmp_path, monkeypatch):
     try:
         placed = DTensor.from_local(torch.empty(600, 500), init_device_mesh("cpu", (1,)), [Shard(1)])
         eager = drawn(kinit.random_normal_, 600, 500)
-        monkeypatch.setattr("torch_kinit._key._Room", None)
+        monkeypatch.setattr("torch_kinit.streams.key._Room", None)
         with compiled():
             check_same(kinit.random_normal_(placed, generator=KEY).to_local(), eager)
     finally:

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_kinit as kinit
 from tests.kernels import CHUNK, INF, KEY, LAWS, LEAST, Compiled, check_same, compilable, drawn
-from torch_kinit import _compiled, compiled
+from torch_kinit import compiled
+from torch_kinit.streams import compiled as kernels
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Skipping serialization of skipfiles_inline_module_allowlist"  # torch 2.6
@@ -67,12 +68,12 @@ def test_it_is_a_context_of_its_thread_and_a_decorator(device):
     with compiled():
         with compiled():
             pass
-        thread = threading.Thread(target=lambda: asked.append(_compiled._wanted.get()))
+        thread = threading.Thread(target=lambda: asked.append(kernels._wanted.get()))
         thread.start()
         thread.join()
-        asked.append(_compiled._wanted.get())
-    asked.append(_compiled._wanted.get())
-    asked.append(compiled()(_compiled._wanted.get)())
+        asked.append(kernels._wanted.get())
+    asked.append(kernels._wanted.get())
+    asked.append(compiled()(kernels._wanted.get)())
     assert asked == [False, True, False, True]
 
 
@@ -85,7 +86,7 @@ def test_modes_and_traces_see_eager_draws(device):
         calls.append(arguments)
 
     with pytest.MonkeyPatch.context() as patch, compiled():
-        patch.setattr(_compiled, "_run", run)
+        patch.setattr(kernels, "_run", run)
         with Operations():
             check_same(drawn(law, LEAST, device=device), eager)
         traced = torch.compile(lambda t: law(t, generator=KEY), backend="eager")
@@ -120,8 +121,8 @@ def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(_compiled, "_broken", set())
-    _compiled._kernel.cache_clear()
+    monkeypatch.setattr(kernels, "_broken", set())
+    kernels._kernel.cache_clear()
     eager = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
     with compiled(), pytest.warns(UserWarning, match=r"torch\.compile failed on cpu .*eager") as warned:
         ours = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
@@ -130,12 +131,12 @@ def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):
     assert len(written) == late
     for mine, other in zip(ours, eager, strict=True):
         check_same(mine, other)
-    _compiled._kernel.cache_clear()
+    kernels._kernel.cache_clear()
 
 
 def test_without_a_key_nothing_is_compiled(monkeypatch):
     """torch's generators draw as ever."""
-    monkeypatch.setattr(_compiled, "_run", pytest.fail)
+    monkeypatch.setattr(kernels, "_run", pytest.fail)
     with compiled(), warnings.catch_warnings():
         warnings.simplefilter("error")
         kinit.random_uniform_(torch.empty(LEAST))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import torch_kinit as kinit
 from tests.keras_initializers import CONCRETE, drawn
-from torch_kinit._identifiers import recipe
+from torch_kinit.initializers.names import recipe
 
 K = keras.initializers
 partial = functools.partial

@@ -15,8 +15,8 @@ from tests.draws import DRAWS, every_draw
 from tests.laws import Normal, TruncatedAtTwo, Uniform, check_law
 from tests.models import network
 from torch_kinit import KerasSeed, Key
-from torch_kinit._keras_seed import BACKENDS
-from torch_kinit.streams import threefry
+from torch_kinit.numerics import threefry
+from torch_kinit.streams.keras_seed import BACKENDS
 
 CPU, ACCELERATOR = torch.device("cpu"), torch.device(DEVICES[-1])
 beside_the_cpu = pytest.mark.skipif(len(DEVICES) == 1, reason="compares an accelerator with the CPU, and there is none")

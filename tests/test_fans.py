@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras.src.initializers.random_initializers import compute_fans
 
 import torch_kinit as kinit
-from torch_kinit._initializers import resolve_fans
+from torch_kinit.initializers.scaled import resolve_fans
 
 SHAPES = st.lists(st.integers(0, 7), max_size=5).map(tuple)
 

@@ -9,91 +9,46 @@ import torch_kinit as kinit
 
 PACKAGE = Path(kinit.__file__).parent
 
-# Each module imports only from those above it.
+# Each package or file of the top imports only from those below it.
 ORDER = [
-    "streams",
-    "streams.fused",
-    "streams.scratch",
-    "streams.exact",
-    "streams.subnormals",
-    "streams.threefry",
-    "streams.xla",
-    "streams.philox",
-    "streams.glibc",
-    "streams.stateless",
-    "streams.oversampled",
-    "_checks",
-    "_fans",
-    "_keras_seed",
-    "_laws",
-    "_sharded",
-    "_samplers",
-    "_compiled",
-    "_key",
-    "_elementary",
-    "_initializers",
-    "_structured",
-    "_recipes",
-    "_layouts",
-    "_identifiers",
-    "_moments",
-    "_targets",
-    "_unset",
-    "_materialize",
-    "_filling",
-    "_rules",
-    "_steps",
-    "_undo",
-    "_report",
-    "_plan",
-    "_apply",
-    "_fsdp1",
-    "_keras_layers",
-    "_keras_wrappers",
-    "_keras_order",
-    "_keras_models",
-    "_slots",
-    "_matching",
-    "_exchange",
-    "_twins",
-    "_replay",
-    "__init__",
-    "_demo",
     "__main__",
+    "demo",
+    "__init__",
+    "keras",
+    "model",
+    "layers",
+    "initializers",
+    "streams",
+    "checks",
+    "numerics",
+    "shards",
 ]
 
 
-def path_of(module):
-    """The file of a module."""
-    path = PACKAGE.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+def rooms():
+    """Every file of the package, with the room it belongs to."""
+    for path in PACKAGE.glob("**/*.py"):
+        yield path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path
 
 
-def imports_of(module):
-    """The package's modules that a module imports."""
-    tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+def imported_rooms(path):
+    """The rooms that a file imports from."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "torch_kinit":
             for alias in node.names:
                 yield alias.name if alias.name in ORDER else "__init__"
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch_kinit."):
-            imported = node.module.removeprefix("torch_kinit.")
-            for alias in node.names:
-                yield f"{imported}.{alias.name}" if f"{imported}.{alias.name}" in ORDER else imported
-
-
-def test_every_module_has_its_place():
-    """The order names every file of the package."""
-    assert {*PACKAGE.glob("**/*.py")} == {path_of(module) for module in ORDER}
+            yield node.module.split(".")[1]
 
 
 def test_imports_go_one_way():
-    """No module imports from one below it."""
+    """No room imports from one above it."""
+    assert {room for room, _ in rooms()} == set(ORDER)
     wrong = [
-        f"{module} imports {imported}"
-        for module in ORDER
-        for imported in imports_of(module)
-        if ORDER.index(imported) >= ORDER.index(module)
+        f"{path} imports {imported}"
+        for room, path in rooms()
+        for imported in imported_rooms(path)
+        if ORDER.index(imported) < ORDER.index(room)
     ]
     assert not wrong
 

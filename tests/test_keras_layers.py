@@ -14,9 +14,9 @@ from keras.src.initializers import ALL_OBJECTS_DICT
 from keras.src.initializers.random_initializers import RandomInitializer
 from keras.src.utils.naming import to_snake_case
 
-from torch_kinit._keras_layers import Source, snake_case
-from torch_kinit._keras_models import draw
-from torch_kinit._keras_wrappers import layer
+from torch_kinit.keras.read import layer
+from torch_kinit.keras.readers import Source, snake_case
+from torch_kinit.keras.saved_model import draw
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

@@ -12,9 +12,9 @@ from keras import initializers as ki
 from keras import layers as kl
 
 from tests.test_keras_layers import check_weights, saved
-from torch_kinit._keras_layers import Source
-from torch_kinit._keras_models import Model, draw, read
-from torch_kinit._keras_wrappers import layer
+from torch_kinit.keras.read import layer
+from torch_kinit.keras.readers import Source
+from torch_kinit.keras.saved_model import Model, draw, read
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from keras import layers as kl
 
 from tests.test_keras_models import added, check, resnet, spectral
-from torch_kinit._keras_models import Model, read
+from torch_kinit.keras.saved_model import Model, read
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

@@ -13,8 +13,9 @@ from tests.draws import DRAWS, every_draw
 from tests.laws import KS_BOUND, N, Normal, TruncatedAtTwo, Uniform, check_law, ks
 from tests.memory import PeakMemory
 from torch_kinit import Key
-from torch_kinit._key import _encrypt
-from torch_kinit.streams import CHUNK, threefry
+from torch_kinit.numerics import threefry
+from torch_kinit.streams.key import _encrypt
+from torch_kinit.streams.stream import CHUNK
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -15,7 +15,7 @@ from torch import nn
 import torch_kinit as kinit
 from tests.keras_twins import SQUARE, TORCH_ONLY, TWINS, WRONG, carried, carry, check_same_output, tensor_of
 from torch_kinit import Variable
-from torch_kinit._layouts import Options, layout_of
+from torch_kinit.layers.layouts import Options, layout_of
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from keras.src.initializers.random_initializers import compute_fans
 
 import torch_kinit as kinit
-from torch_kinit._identifiers import recipe
-from torch_kinit._moments import moments
+from torch_kinit.initializers.moments import moments
+from torch_kinit.initializers.names import recipe
 
 K = keras.initializers
 INF = math.inf

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
-from torch_kinit._identifiers import recipe
-from torch_kinit._recipes import Recipe
+from torch_kinit.initializers.names import recipe
+from torch_kinit.initializers.recipe import Recipe
 
 partial = functools.partial
 

@@ -1,8 +1,8 @@
 """Keras' initializers for PyTorch: in-place functions, and rules that initialize whole models."""
 
-from torch_kinit._apply import apply, plan
-from torch_kinit._compiled import compiled
-from torch_kinit._elementary import (
+from torch_kinit.initializers.axes import fans
+from torch_kinit.initializers.names import get, serialize
+from torch_kinit.initializers.plain import (
     constant_,
     ones_,
     random_normal_,
@@ -11,11 +11,7 @@ from torch_kinit._elementary import (
     unit_forget_bias_,
     zeros_,
 )
-from torch_kinit._exchange import from_keras, to_keras
-from torch_kinit._fans import fans
-from torch_kinit._fsdp1 import param_init_fn
-from torch_kinit._identifiers import get, serialize
-from torch_kinit._initializers import (
+from torch_kinit.initializers.scaled import (
     glorot_normal_,
     glorot_uniform_,
     he_normal_,
@@ -24,23 +20,27 @@ from torch_kinit._initializers import (
     lecun_uniform_,
     variance_scaling_,
 )
-from torch_kinit._keras_seed import KerasSeed
-from torch_kinit._key import Key
-from torch_kinit._layouts import Variable, register_layout
-from torch_kinit._matching import rules_from_keras
-from torch_kinit._materialize import materialize
-from torch_kinit._plan import Plan
-from torch_kinit._replay import replay_keras
-from torch_kinit._rules import (
+from torch_kinit.initializers.structured import identity_, orthogonal_, stft_
+from torch_kinit.keras.port import rules_from_keras
+from torch_kinit.keras.replay import replay_keras
+from torch_kinit.keras.twin import Twin, twin
+from torch_kinit.keras.weights import from_keras, to_keras
+from torch_kinit.layers.layouts import Variable, register_layout
+from torch_kinit.model.apply import apply, plan
+from torch_kinit.model.fsdp1 import param_init_fn
+from torch_kinit.model.materialize import materialize
+from torch_kinit.model.plan import Plan
+from torch_kinit.model.rules import (
     KERAS_DEFAULTS,
     TiedParameterError,
     UncoveredParameterError,
     UnusedRuleError,
     skip,
 )
-from torch_kinit._steps import Step
-from torch_kinit._structured import identity_, orthogonal_, stft_
-from torch_kinit._twins import Twin, twin
+from torch_kinit.model.steps import Step
+from torch_kinit.streams.compiled import compiled
+from torch_kinit.streams.keras_seed import KerasSeed
+from torch_kinit.streams.key import Key
 
 __version__ = "0.2.0"
 

@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from torch_kinit import Plan, _report, plan, replay_keras
-from torch_kinit._demo import PictureAndText
-from torch_kinit._keras_models import BUILDS
-from torch_kinit._keras_seed import BACKENDS
-from torch_kinit._targets import holder_of
+from torch_kinit import Plan, plan, replay_keras
+from torch_kinit.demo import PictureAndText
+from torch_kinit.keras.saved_model import BUILDS
+from torch_kinit.model import report
+from torch_kinit.model.targets import holder_of
+from torch_kinit.streams.keras_seed import BACKENDS
 
 _RULES_HELP = """\
 A rule file holds one JSON or TOML object, rules from top to bottom. Its keys are globs over parameter names
@@ -214,11 +215,11 @@ def _pairs(made: Plan, model: nn.Module) -> list[tuple[Any, torch.Tensor]]:
 
 
 def _values_text(made: Plan, model: nn.Module) -> str:
-    return _report.as_text(*_report.values_table(_pairs(made, model)))
+    return report.as_text(*report.values_table(_pairs(made, model)))
 
 
 def _values(made: Plan, model: nn.Module) -> dict[str, dict[str, float | None]]:
-    observed = {step.name: _report.observe(tensor) for step, tensor in _pairs(made, model)}
+    observed = {step.name: report.observe(tensor) for step, tensor in _pairs(made, model)}
     names = ("mean", "std", "min", "max")
     return {
         name: {key: None if math.isnan(x) else x for key, x in zip(names, values, strict=True)}

@@ -14,7 +14,8 @@ from tests.draws import DRAWS, every_draw
 from tests.laws import TruncatedAtTwo, check_law
 from tests.memory import PeakMemory
 from tests.test_devices import LAWS, ON_CPU, SHAPE, SOURCES, every_dtype, sources
-from torch_kinit import Key, _key
+from torch_kinit import Key
+from torch_kinit.streams import key
 
 CUDA = torch.device("cuda")
 on_cuda = pytest.mark.skipif("cuda" not in DEVICES, reason="asks CUDA itself, which is not here")
@@ -101,7 +102,7 @@ def test_memory_beside_a_large_tensor(source, draw, dtype):
 @every_draw
 def test_the_pieces_of_accelerators_fit(draw, dtype, monkeypatch):
     """In pieces of the size that accelerators get, a Key's draw takes at most 16 MiB on the CPU, too."""
-    monkeypatch.setattr(_key, "CHUNK", _key._DEVICE_CHUNK)
+    monkeypatch.setattr(key, "CHUNK", key._DEVICE_CHUNK)
     tensor = torch.empty(5 * MIB // 4, 2, dtype=dtype)
     with PeakMemory(tensor, torch.empty(0, device="meta")) as memory:
         draw(tensor, generator=Key(0))

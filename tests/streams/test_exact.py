@@ -7,8 +7,8 @@ import pytest
 import scipy.special
 import torch
 
-from torch_kinit.streams.exact import BUFFERS, Exact
-from torch_kinit.streams.scratch import Scratch
+from torch_kinit.numerics.exact import BUFFERS, Exact
+from torch_kinit.numerics.scratch import Scratch
 
 DTYPES = [torch.float32, torch.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

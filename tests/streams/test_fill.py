@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.backends import NAMES, same_bits
 from tests.memory import PeakMemory
 from torch_kinit import KerasSeed
-from torch_kinit.streams import CHUNK, fill, in_good_time
+from torch_kinit.streams.stream import CHUNK, fill, in_good_time
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 every_backend = pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.backends import same_bits
-from torch_kinit.streams import glibc
+from torch_kinit.numerics import glibc
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or tuple(map(int, platform.libc_ver()[1].split("."))) < (2, 28),

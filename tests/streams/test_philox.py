@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.backends import backend, same_bits
-from torch_kinit.streams import philox
+from torch_kinit.numerics import philox
 
 VECTORS = {
     "zeros": (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.backends import backend, same_bits
-from torch_kinit.streams import threefry
+from torch_kinit.numerics import threefry
 
 VECTORS = {
     "zeros": ("00000000 00000000", "00000000 00000000", "6b200159 99ba4efe"),

@@ -1,0 +1,147 @@
+"""What an argument must be, said in one sentence where it is not."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from torch_kinit.shards import is_distributed
+
+
+def near(name: str, accepted: Iterable[str]) -> str:
+    """A hint such as " Did you mean 'he_normal'?", or nothing."""
+    close = difflib.get_close_matches(name, [a for a in accepted if a != name], n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package from which it was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def choice(name: str, value: object, accepted: Iterable[str]) -> None:
+    """Refuse a `value` that is not one of the `accepted` strings."""
+    accepted = tuple(accepted)
+    if value not in accepted:
+        hint = near(value, accepted) if isinstance(value, str) else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r}.{hint}")
+
+
+def boolean(name: str, value: object) -> None:
+    """Refuse a `value` that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def number(name: str, value: object, *, infinite: bool = False) -> float:
+    """`value` as a float; NaN always, and infinity unless `infinite`, are refused."""
+    if isinstance(value, (bool, str, torch.Tensor)) or not hasattr(value, "__float__"):
+        raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
+    try:
+        as_float = float(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` must fit in a float, got a number beyond 1.8e308.") from None
+    if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
+        raise ValueError(f"`{name}` must be {'a number' if infinite else 'finite'}, got {value!r}.")
+    return as_float
+
+
+def array(value: object) -> torch.Tensor:
+    """`value` as a tensor; NumPy may hold it in ways torch cannot take: backwards, or not to be written to."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if hasattr(value, "__array__"):
+        return torch.as_tensor(value.__array__().copy(), device="cpu")
+    # A list has no dtype of its own, and torch's default may be narrower than what is filled.
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+
+
+def integer(name: str, value: Any, wanted: str = "an int") -> int:
+    """`value` as an int; NumPy's are taken, True and False are not, nor such tensors."""
+    truth = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+    try:
+        if not truth:
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"`{name}` must be {wanted}, got {value!r} of type {type(value).__name__}.") from None
+
+
+def spread(name: str, value: object) -> float:
+    """`value` as a finite float that is not negative."""
+    as_float = number(name, value)
+    if as_float < 0:
+        raise ValueError(f"`{name}` must not be negative, got {value!r}.")
+    return as_float
+
+
+def interval(
+    low_name: str, low: object, high_name: str, high: object, *, infinite: bool = False
+) -> tuple[float, float]:
+    """`low` and `high` as floats with low < high."""
+    a, b = number(low_name, low, infinite=infinite), number(high_name, high, infinite=infinite)
+    if not a < b:
+        raise ValueError(f"`{low_name}` must be less than `{high_name}`, got {low_name}={low!r}, {high_name}={high!r}.")
+    return a, b
+
+
+def tensor(value: object, name: str = "tensor") -> torch.Tensor:
+    """`value` if it is a tensor that an initializer can fill in place."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
+    if isinstance(value, UninitializedTensorMixin):
+        raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
+    if value.is_quantized or value.layout != torch.strided:
+        kind = "quantized" if value.is_quantized else str(value.layout)
+        raise TypeError(f"`{name}` must be a dense (strided) tensor, got a {kind} one.")
+    if not value.dtype.is_floating_point or torch.finfo(value.dtype).min >= 0:
+        raise TypeError(f"`{name}` must have a real floating dtype, got {value.dtype}.")
+    if not torch.compiler.is_compiling() and value.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"`{name}` was made in torch.inference_mode() and can only be filled there; "
+            "initialize inside that context, or give a .clone()."
+        )
+    if is_distributed(value):
+        _placements(value, name)
+    if _overlaps(value):
+        raise ValueError(
+            f"`{name}` of shape {tuple(value.shape)} and strides {value.stride()} holds the same memory more than "
+            "once (an expanded or overlapping view); fill the tensor it was made from, or a .clone()."
+        )
+    return value
+
+
+def _placements(value: Any, name: str) -> None:
+    """Refuse a DTensor whose parts are not slices of it, but summands."""
+    for placement in value.placements:
+        if type(placement).__name__ not in ("Replicate", "Shard", "_StridedShard"):  # the last is a Shard up to 2.8
+            raise ValueError(f"`{name}` has the placement {placement}; only Shard and Replicate can be initialized.")
+
+
+def _overlaps(value: torch.Tensor) -> bool:
+    """Whether two indices may share memory: a stride smaller than what the finer dimensions span."""
+    if value.is_contiguous():
+        return False
+    strides = list(zip(value.stride(), value.shape, strict=True))
+    if torch.compiler.is_compiling():  # which cannot sort symbolic strides
+        return any(stride == 0 and size > 1 for stride, size in strides)
+    span = 1
+    for stride, size in sorted(strides):
+        if size == 0:
+            return False
+        if size > 1:
+            if stride < span:
+                return True
+            span += stride * (size - 1)
+    return False

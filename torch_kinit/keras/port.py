@@ -1,0 +1,237 @@
+"""The weights of a saved Keras model beside those of its torch port; and the rules that follow from them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from torch_kinit import checks
+from torch_kinit.initializers.axes import fans_of
+from torch_kinit.initializers.names import get, recipe, serialize
+from torch_kinit.initializers.plain import unit_forget_bias_
+from torch_kinit.initializers.recipe import Recipe
+from torch_kinit.keras.readers import Layer, Weight
+from torch_kinit.keras.saved_model import Model, read
+from torch_kinit.keras.slots import Holdings, Slot, holdings, slots_in
+from torch_kinit.layers.layouts import CONVENTIONS, Options
+
+Pairs = list[tuple[Weight, Slot]]
+Modules = Mapping[str, str | Sequence[str] | None]
+
+# What a weight of Keras' may be called in torch's layouts, where that is not the same.
+_ROLES = {
+    "kernel": ("depthwise_kernel",),
+    "depthwise_kernel": ("kernel",),
+    "pointwise_kernel": ("kernel",),
+    "reverse_embeddings": ("kernel",),
+    "scale": ("gamma",),
+}
+_NO_PLACE = "vector_u"  # of SpectralNormalization; torch's spectral_norm keeps vectors of another kind
+
+
+def match(layers: Iterable[Layer], held: Holdings, modules: Modules | None = None) -> Pairs:
+    """Each weight of a Keras model with its place in the torch model: in order, or as `modules` maps layers.
+
+    Raises:
+        ValueError: at the first weight that finds no place, or finds one of another shape; naming both.
+    """
+    weighted = [layer for layer in layers if layer.weights]
+    mapped = _mapped(weighted, held, modules or {})
+    taken = {id(slot) for slots in mapped.values() for slot in slots}
+    rest = iter([slot for slot in held.slots if id(slot) not in taken])
+    pairs: Pairs = []
+    for layer in weighted:
+        own = iter(mapped[layer.name]) if layer.name in mapped else rest
+        if layer.name in mapped and not mapped[layer.name]:
+            continue
+        for weight in layer.weights:
+            if weight.name != _NO_PLACE:
+                pairs.append((weight, _place(layer, weight, next(own, None))))
+        if layer.name in mapped and (left := next(own, None)):
+            raise ValueError(f"Keras' layer {layer.name!r} ({layer.class_name}) has no weight for {left}.")
+    if left := next(rest, None):
+        raise ValueError(
+            f"The Keras model has no weight for {left}: it has {len(pairs)}, the torch model {len(held.slots)}."
+        )
+    return pairs
+
+
+def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> dict[str, list[Slot]]:
+    """The places of those Keras layers that `modules` speaks of."""
+    if not isinstance(modules, Mapping):
+        raise TypeError(f"`modules` must be a dict from names of Keras layers to paths, got {modules!r}.")
+    names = [layer.name for layer in layers]
+    taken: dict[int, str] = {}
+    mapped: dict[str, list[Slot]] = {}
+    for name, value in modules.items():
+        if name not in names:
+            raise ValueError(
+                f"`modules` speaks of {name!r}, which is no Keras layer with weights.{checks.near(name, names)}"
+            )
+        mapped[name] = []
+        paths = (value,) if isinstance(value, str) else () if value is None else value
+        if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
+            raise TypeError(f"`modules` gives {value!r} to Keras' layer {name!r}; it takes a path, a list or None.")
+        for path in paths:
+            inside = slots_in(held, path)
+            if not inside:
+                known = {slot.module for slot in held.slots}
+                raise ValueError(
+                    f"`modules` gives {path!r} to Keras' layer {name!r}; the torch model has no such module with "
+                    f"weights.{checks.near(path, known)}"
+                )
+            for slot in inside:
+                if taken.setdefault(id(slot), name) != name or slot in mapped[name]:
+                    raise ValueError(f"`modules` gives {path!r} to both {taken[id(slot)]!r} and {name!r}.")
+            mapped[name] += inside
+    return mapped
+
+
+def _place(layer: Layer, weight: Weight, slot: Slot | None) -> Slot:
+    keras = f"Keras' layer {layer.name!r} ({layer.class_name}) has {weight.name} {weight.shape}"
+    if slot is None:
+        raise ValueError(
+            f"{keras}, for which the torch model has no tensor left. A layer that the torch model goes without is "
+            f"given None in `modules`: {{{layer.name!r}: None}}."
+        )
+    name, role = (whole.rpartition("/")[2] for whole in (weight.name, slot.role))
+    if (role != name and role not in _ROLES.get(name, ())) or not (
+        weight.shape is None or fits(weight.shape, slot.shape)
+    ):
+        raise ValueError(
+            f"{keras}, and the torch model in its place {slot}. If its modules stand in another order, `modules` "
+            "says which is which: {'keras_layer': 'torch.module'}."
+        )
+    _refuse_other_rows(layer, weight, slot)
+    return slot
+
+
+def _refuse_other_rows(layer: Layer, weight: Weight, slot: Slot) -> None:
+    """An orthogonal matrix has the last axis for columns, so here a merged axis makes another matrix."""
+    if weight.source.name == "orthogonal" and weight.shape is not None and weight.shape[-1:] != slot.shape[-1:]:
+        raise ValueError(
+            f"Keras' layer {layer.name!r} has an orthogonal {weight.name} of shape {weight.shape}, which is "
+            f"another law on {slot}."
+        )
+
+
+def fits(keras: tuple[int | None, ...], torch: tuple[int, ...]) -> bool:
+    """Whether two shapes are one, but for neighbouring axes that one of them has merged."""
+    if None in keras:
+        return len(keras) == len(torch) and all(a in (None, b) for a, b in zip(keras, torch, strict=True))
+    coarse, fine = sorted((_bare(tuple(n or 0 for n in keras)), _bare(torch)), key=len)
+    return coarse == fine if len(coarse) == len(fine) else _merges(coarse, fine)
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of size one before the last."""
+    return (*(size for size in shape[:-1] if size != 1), *shape[-1:])
+
+
+def _merges(coarse: tuple[int, ...], fine: tuple[int, ...]) -> bool:
+    """Whether each axis of `coarse` is a run of axes of `fine`."""
+    if not coarse or not fine:
+        return math.prod(fine) == math.prod(coarse) == 1
+    runs = (i for i in range(1, len(fine) + 1) if math.prod(fine[:i]) == coarse[0])
+    return any(_merges(coarse[1:], fine[i:]) for i in runs)
+
+
+def rules_from_keras(
+    keras_config: Any,
+    model: nn.Module,
+    *,
+    modules: Modules | None = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+) -> dict[str, Any]:
+    """The rules by which `apply` draws each parameter of a torch port from the law that its Keras twin names.
+
+    Args:
+        keras_config: a Sequential or functional Keras model as `keras_model.to_json()` gives it, as a dict, or the path
+            of a .json or .keras file.
+        model: the torch port, whose layers with weights stand in the order of the Keras model's layers.
+        modules: where they do not: from the name of a Keras layer to the path of the torch module or modules that
+            hold its weights, in Keras' order; None for a layer that the port goes without. Layers not named are
+            matched in order.
+        convention, depthwise: as in `plan`.
+
+    Returns:
+        A dict from parameter names to Keras names, configs, or functions of this package, for `plan` and `apply`.
+
+    Raises:
+        ValueError: a config without layers; the first weight whose shape or role is not that of its place in the torch
+            model, naming both.
+
+    The seeds in the config are left out; `replay_keras` draws the very numbers.
+
+    Example:
+        >>> config = {"class_name": "Sequential", "config": {"layers": [
+        ...     {"class_name": "Dense", "config": {"units": 2, "kernel_initializer": "he_normal"}}]}}
+        >>> rules_from_keras(config, nn.Sequential(nn.Linear(3, 2)))
+        {'0.weight': 'he_normal', '0.bias': 'zeros'}
+    """
+    held, pairs = matched(Model(read(keras_config)), model, modules, Options(convention, depthwise))
+    return rules_of(pairs, held, convention)
+
+
+def matched(keras: Model, model: nn.Module, modules: Modules | None, options: Options) -> tuple[Holdings, Pairs]:
+    """The places of a Keras model's weights in a torch model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    checks.choice("convention", options.convention, CONVENTIONS)
+    checks.boolean("depthwise", options.depthwise)
+    held = holdings(model, options)
+    return held, match(keras.layers, held, modules)
+
+
+def rules_of(pairs: Pairs, held: Holdings, convention: str) -> dict[str, Any]:
+    """A rule for each tensor that holds a Keras weight."""
+    rules: dict[str, Any] = {}
+    for weight, slot in pairs:
+        value = _rule(weight, slot, held, convention)
+        for name in slot.names:
+            if name in rules and recipe(rules[name]) != recipe(value):
+                raise ValueError(
+                    f"{name} packs weights of Keras' that have different initializers: {recipe(rules[name])} and "
+                    f"{recipe(value)}."
+                )
+            rules[name] = value
+    return rules
+
+
+def _rule(weight: Weight, slot: Slot, held: Holdings, convention: str) -> Any:
+    config = weight.source.config
+    if isinstance(config, Mapping):
+        config = {**config, "config": {k: v for k, v in (config.get("config") or {}).items() if k != "seed"}}
+    law = recipe(config)
+    if weight.unit_forget:
+        plain = law == recipe("zeros")
+        return "unit_forget_bias" if plain else functools.partial(unit_forget_bias_, others=get(config))
+    fans = _fans(weight, slot, held, convention)
+    if fans and law.accepts("fans") and not law.arguments.get("fans"):
+        return functools.partial(law.function, **law.arguments, fans=fans)
+    return _identifier(law)
+
+
+def _identifier(law: Recipe) -> str | dict[str, Any]:
+    """The name of an initializer that has Keras' defaults, or else its config."""
+    written = serialize(law)
+    config = {key: value for key, value in written["config"].items() if value is not None}
+    if config == {key: v for key, v in serialize(law.function)["config"].items() if v is not None}:
+        return law.function.__name__.removesuffix("_")
+    return {"class_name": written["class_name"], "config": config}
+
+
+def _fans(weight: Weight, slot: Slot, held: Holdings, convention: str) -> tuple[int, int] | None:
+    """Keras' fans, if they are known and not those that the torch tensor has here."""
+    if weight.shape is None or any(size is None for size in weight.shape):
+        return None
+    by_shape = fans_of(weight.shape, "keras")
+    keras = by_shape if convention == "keras-3.14" else weight.fans or by_shape
+    variable = held.targets[slot.names[0]].claims[0].variable
+    here = (variable and variable.fans) or fans_of(slot.shape, "keras")
+    return None if keras == here else keras

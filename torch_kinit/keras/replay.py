@@ -1,0 +1,281 @@
+"""`keras.utils.set_random_seed(n)`, replayed over a torch model: the very weights that Keras would start from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from torch_kinit import checks
+from torch_kinit.initializers.names import recipe
+from torch_kinit.initializers.plain import unit_forget_bias_
+from torch_kinit.initializers.recipe import Recipe
+from torch_kinit.keras.port import Modules, Pairs, match, matched, rules_of
+from torch_kinit.keras.read import layer as read_layer
+from torch_kinit.keras.readers import Layer, Source
+from torch_kinit.keras.saved_model import BUILDS, Model, draw, read
+from torch_kinit.keras.slots import Holdings, holdings, slots_in
+from torch_kinit.keras.twin import Twin
+from torch_kinit.layers.keras_classes import twins_of
+from torch_kinit.layers.layouts import CONVENTIONS, Options
+from torch_kinit.model.apply import plan
+from torch_kinit.model.plan import Plan
+from torch_kinit.model.rules import KERAS_DEFAULTS
+from torch_kinit.model.steps import Step
+from torch_kinit.streams.keras_seed import BACKENDS, KerasSeed
+
+
+def replay_keras(
+    model: nn.Module,
+    seed: int,
+    *,
+    backend: str,
+    keras_config: Any = None,
+    order: Sequence[str | int | Twin] | None = None,
+    build: str | None = None,
+    rules: Mapping[Any, Any] | None = None,
+    modules: Modules | None = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+) -> Plan:
+    """Give `model` the weights that Keras gives its twin, built after `keras.utils.set_random_seed(seed)`.
+
+    Each random initializer of a Keras layer, and each layer with a SeedGenerator (Dropout, recurrent layers), draws a
+    seed when it is made. Those draws are replayed, and each parameter filled with what Keras draws for its seed.
+
+    Args:
+        model: the torch port.
+        seed: what set_random_seed was given, 0 to 2**32 - 1.
+        backend: "jax", "tensorflow" or "torch", on whose numbers see `KerasSeed`.
+        keras_config: the Keras model, as `rules_from_keras` takes it. It settles the layers, their initializers, seeds
+            and rates, and is checked against `model` weight by weight. In a functional model each layer counts as
+            called when it is made: `Dropout(0.1)(Dense(8)(x))`, which makes Dropout first, needs `order`. Without
+            `keras_config`, each torch module counts for the Keras layer of its kind, with Keras' default initializers.
+        order: without `keras_config`, what the Keras program makes, in its order, if not the modules of `model` as they
+            are registered: paths of modules (a container stands for what is in it), `twin`s, and ints, for so many
+            draws of something else. With `keras_config`, the names of its layers that draw, in the order in which the
+            program makes them, if that cannot be told from it.
+        build: "sequential", as `Sequential([...])`: all layers are made, then all built; or "functional", as
+            `x = Dense(3)(x)`: each is built when it is made. None for the kind of model that `keras_config` is, or
+            "sequential" without it.
+        rules: without `keras_config`, initializers other than Keras' defaults, as in `apply`.
+        modules: with `keras_config`, which torch module is which Keras layer; as in `rules_from_keras`.
+        convention, depthwise: as in `plan`.
+
+    Returns:
+        The plan that was carried out; `seeds` of a step are those its blocks were drawn from.
+
+    Raises:
+        ValueError, TypeError: a config of other layers than the model's, naming both sides of the first mismatch; a
+            module with random weights and no twin in Keras, or that `order` leaves out; arguments that do not go
+            together. Nothing is changed.
+
+    Initializers count as given by name (`Dense(3, kernel_initializer="he_normal")`), or made before the layer they are
+    given to, if they have arguments. The config must be as the program made it: one saved after a rate was set to zero
+    lacks a draw. What else draws from Python's `random` between set_random_seed and the model is
+    not known here: list it in `order`. The row of an embedding's padding_idx is zero afterwards, as in torch;
+    Keras draws it, and `from_keras` keeps it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
+        >>> done = replay_keras(model, 0, backend="jax")
+        >>> done["0.weight"].seeds, done["3.weight"].seeds
+        ((KerasSeed(seed=906691060, backend='jax'),), (KerasSeed(seed=813847340, backend='jax'),))
+
+    Source: keras/src/utils/rng_utils.py and the layers' constructors, Keras 3.15.
+    """
+    seed = _seed(seed)
+    checks.choice("backend", backend, BACKENDS)
+    if build is not None:
+        checks.choice("build", build, BUILDS)
+    if order is not None and (isinstance(order, str) or not isinstance(order, Sequence)):
+        raise TypeError(f"`order` must be a list, got {order!r} of type {type(order).__name__}.")
+    options = Options(convention, depthwise)
+    if keras_config is None:
+        if modules is not None:
+            raise ValueError("`modules` maps the layers of a `keras_config`, and none is given.")
+        if isinstance(model, nn.Module) and any(isinstance(item, Twin) for item in order or ()):
+            checks.choice("convention", convention, CONVENTIONS)
+            checks.boolean("depthwise", depthwise)
+            rules = {**_laws_of_twins(model, order, options), **(rules or {})}
+        made = plan(model, rules, convention=convention, depthwise=depthwise)
+        sources, pairs = _from_modules(model, made, order, build or "sequential", options)
+    else:
+        if rules is not None:
+            raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
+        keras = Model(read(keras_config))
+        held, pairs = matched(keras, model, modules, options)
+        made = plan(model, rules_of(pairs, held, convention), convention=convention, depthwise=depthwise)
+        sources = _from_config(keras, order, build)
+    draw(sources, seed)
+    return _seeded(made, pairs, backend).apply()
+
+
+def _seed(seed: Any) -> int:
+    number = checks.integer("seed", seed)
+    if not 0 <= number < 2**32:
+        raise ValueError(f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {seed!r}.")
+    return number
+
+
+def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -> list[Source]:
+    """All draws of a saved model."""
+    if order is not None and any(not isinstance(name, str) for name in order):
+        raise ValueError("With a `keras_config`, `order` is a list of the names of its layers.")
+    sources = keras.schedule(build, order)
+    if keras.guesses:
+        shown = ", ".join(f"{a!r} before {b!r}" for a, b in keras.guesses[:3])
+        checks.warn(
+            f"The config does not tell in which order the program made all layers; taken for granted: {shown}. "
+            "`order`, a list of the names of the layers that draw, settles it."
+        )
+    return sources
+
+
+def _from_modules(
+    model: nn.Module, made: Plan, order: Sequence[Any] | None, build: str, options: Options
+) -> tuple[list[Source], Pairs]:
+    """All draws of the Keras layers for which torch modules, or what `order` lists, stand."""
+    held = holdings(model, options)
+    layers: list[Layer] = []
+    pairs: Pairs = []
+    for item in [""] if order is None else order:
+        for found, own in _item(item, model, made, held, options):
+            layers += found
+            pairs += own
+    _refuse_left_out(made, held, pairs)
+    placed = Counter((slot.names, slot.block) for _, slot in pairs)
+    if twice := [names[0] for (names, _), count in placed.items() if count > 1]:
+        raise ValueError(f"`order` lists the module of {twice[0]} twice.")
+    if build == "sequential":
+        return [s for layer in layers for s in layer.constructor] + [s for layer in layers for s in layer.build], pairs
+    return [s for layer in layers for s in (*layer.constructor, *layer.build)], pairs
+
+
+def _item(
+    item: Any, model: nn.Module, made: Plan, held: Holdings, options: Options
+) -> Iterable[tuple[list[Layer], Pairs]]:
+    """The Keras layers of one entry of `order`, with the places of their weights."""
+    if isinstance(item, Twin):
+        layer, own = _twin(item, held)
+        yield [layer], _as_planned([layer], own, made) if item.modules else []
+    elif isinstance(item, str):
+        if item not in dict(model.named_modules()):
+            known = [path for path, _ in model.named_modules()]
+            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, known)}")
+        for path, module in model.get_submodule(item).named_modules(prefix=item):
+            yield _module(path, module, made, held, options)
+    elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
+        yield [Layer("", "", [Source(None) for _ in range(item)])], []
+    else:
+        raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {item!r}.")
+
+
+def _twin(item: Twin, held: Holdings) -> tuple[Layer, Holdings]:
+    """The layer, whose sizes its modules tell, and its places."""
+    layer = read_layer(item.entry())
+    for weight in layer.weights:
+        weight.shape = None
+    slots = []
+    for path in item.modules:
+        inside = slots_in(held, path)
+        if not inside:
+            known = {slot.module for slot in held.slots}
+            raise ValueError(
+                f"twin({item.class_name!r}) has {path!r}, which is no module with weights.{checks.near(path, known)}"
+            )
+        slots += inside
+    return layer, dataclasses.replace(held, slots=slots)
+
+
+def _laws_of_twins(model: nn.Module, order: Any, options: Options) -> dict[str, Any]:
+    """The rules that follow from the initializers of twins."""
+    held = holdings(model, options)
+    rules: dict[Any, Any] = {}
+    for item in order or ():
+        if isinstance(item, Twin) and item.modules:
+            layer, own = _twin(item, held)
+            rules |= rules_of(match([layer], own), own, options.convention)
+    return rules
+
+
+def _module(path: str, module: nn.Module, made: Plan, held: Holdings, options: Options) -> tuple[list[Layer], Pairs]:
+    """The Keras twins of a module, unless it holds nothing of its own."""
+    slots = [slot for slot in held.slots if slot.module == path]
+    prefix = f"{path}." if path else ""
+    entries = twins_of(path, module, lambda name: _law(made[prefix + name]), options.depthwise)
+    layers = [read_layer(entry) for entry in entries or ()]
+    if not slots and any(layer.weights for layer in layers):
+        return [], []  # its tensors belong to another: tied, or packed by the module around it
+    return layers, _as_planned(layers, dataclasses.replace(held, slots=slots), made) if entries else []
+
+
+def _as_planned(layers: list[Layer], held: Holdings, made: Plan) -> Pairs:
+    """The places of the layers' weights, which get the initializers of the plan."""
+    pairs = match(layers, held)
+    for weight, slot in pairs:
+        law = _law(made[slot.names[0]])
+        if isinstance(law, Mapping) and weight.source.given and law["class_name"] == weight.source.name:
+            continue  # a seed that the twin was given
+        weight.source.settle("zeros" if law == "unit_forget_bias" else law)
+    return pairs
+
+
+def _law(step: Step) -> Any:
+    """A step's initializer as far as draws depend on it: Keras' name for it, and its seed if it has one."""
+    if step.initializer is None:  # skipped: Keras makes the layer all the same
+        return KERAS_DEFAULTS.get(step.role or "", "zeros")
+    if not step.initializer.ours:
+        raise ValueError(f"{step.name} (rule {step.rule}): {step.initializer} is none of Keras' initializers.")
+    return _law_of(step.initializer)
+
+
+def _law_of(value: Recipe) -> Any:
+    if value.function is unit_forget_bias_:
+        others = value.arguments.get("others")
+        return "unit_forget_bias" if others is None else _law_of(recipe(others))
+    if not value.accepts("generator"):
+        return "zeros"
+    name = value.function.__name__.removesuffix("_").replace("trunc_normal", "truncated_normal")
+    own = value.arguments.get("generator")
+    return {"class_name": name, "config": {"seed": own.seed if isinstance(own, KerasSeed) else None}}
+
+
+def _refuse_left_out(made: Plan, held: Holdings, pairs: Pairs) -> None:
+    """Raise if a random initializer has no draw, because Keras has no such layer or `order` does not list it."""
+    placed = {name for _, slot in pairs for name in slot.names}
+    random = [s for s in made if s.initializer and s.name not in placed and isinstance(_law(s), Mapping)]
+    if random:
+        listed = ", ".join(f"{step.name} of {step.layer}" for step in random)
+        raise ValueError(
+            f"No Keras layer draws {listed}. List the module in `order`, or twin('Dense', 'its.path') for a class that "
+            "has no Keras layer of its own; or give the parameter kinit.skip or an initializer without chance."
+        )
+
+
+def _seeded(made: Plan, pairs: Pairs, backend: str) -> Plan:
+    """The plan with the seeds that were drawn."""
+    seeds: dict[str, dict[int, KerasSeed]] = defaultdict(dict)
+    for weight, slot in pairs:
+        if weight.source.random and weight.source.seed is not None:
+            try:
+                seed = KerasSeed(weight.source.seed, backend)
+            except ValueError as error:
+                raise ValueError(f"The {weight.name} for {slot} cannot be drawn: {error}") from None
+            for name in slot.names:
+                seeds[name][slot.block] = seed
+    return dataclasses.replace(made, steps=tuple(_with_seeds(step, seeds[step.name]) for step in made))
+
+
+def _with_seeds(step: Step, seeds: Mapping[int, KerasSeed]) -> Step:
+    if step.initializer is None or not seeds or "generator" in step.initializer.arguments:
+        return step
+    if len(seeds) != step.blocks:
+        raise ValueError(
+            f"{step.name} (rule {step.rule}): Keras draws {len(seeds)} variables for it; an initializer with "
+            "layout=... fills it as one."
+        )
+    return dataclasses.replace(step, seeds=tuple(seeds[i] for i in range(step.blocks)))

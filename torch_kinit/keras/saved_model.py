@@ -1,0 +1,195 @@
+"""The layers of a saved Keras model, and the order in which building it in code draws its seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch_kinit import checks
+from torch_kinit.keras.program import CALLED, MADE, Node, inputs_of, numbers_of, program, settle_input
+from torch_kinit.keras.read import layer as read_layer
+from torch_kinit.keras.readers import Config, Layer, SavedDraw, Source
+
+BUILDS = ("sequential", "functional")
+_Drawn = tuple[list[Source], list[Source]]
+_MODELS = ("Sequential", "Functional", "Model")
+
+
+def read(keras_config: object) -> Config:
+    """The config of a model, from a dict, from JSON, or from a .json or .keras file.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a file or text that holds no model, or a model whose config does not list its layers.
+    """
+    if isinstance(keras_config, (str, os.PathLike)) and not str(keras_config).lstrip().startswith("{"):
+        keras_config = _read_file(Path(keras_config))
+    if isinstance(keras_config, str):
+        try:
+            keras_config = json.loads(keras_config)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`keras_config` is no JSON: {error}.") from None
+    if not isinstance(keras_config, Mapping):
+        hint = " Give model.to_json()." if hasattr(keras_config, "to_json") else ""
+        raise TypeError(
+            "`keras_config` must be a dict, JSON as model.to_json() gives it, or the path of a .json or .keras file, "
+            f"got {type(keras_config).__name__}.{hint}"
+        )
+    if "class_name" not in keras_config and "layers" in keras_config:  # what get_config() gives
+        class_name = "Functional" if "input_layers" in keras_config else "Sequential"
+        keras_config = {"class_name": class_name, "config": keras_config}
+    if not _is_model(keras_config):
+        raise ValueError(
+            f"The config of {keras_config.get('class_name')} does not list its layers, as that of a subclassed model. "
+            "Give the config of a Sequential or functional model, or the model's draws through `order`."
+        )
+    return keras_config
+
+
+def _read_file(path: Path) -> str:
+    if path.suffix not in (".json", ".keras"):
+        raise ValueError(
+            f"`keras_config` must be JSON or the path of a .json or .keras file, got {str(path)!r}. "
+            "model.save('model.keras') and model.to_json() make them."
+        )
+    if path.suffix == ".json":
+        return path.read_text(encoding="utf-8")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("config.json").decode("utf-8")
+    except (zipfile.BadZipFile, KeyError):
+        raise ValueError(f"{str(path)!r} is no model saved by Keras 3: it is no zip file with a config.json.") from None
+
+
+def _is_model(entry: Config) -> bool:
+    config = entry.get("config")
+    if isinstance(config, list):  # a Sequential before Keras 2.2
+        return True
+    if not isinstance(config, Mapping) or "layers" not in config:
+        return False
+    return entry.get("class_name") in _MODELS or "input_layers" in config
+
+
+def draw(sources: Iterable[Source], seed: int) -> None:
+    """Draw seeds as building a model does after `keras.utils.set_random_seed(seed)`."""
+    generator = random.Random(seed)
+    for source in sources:
+        state = generator.getstate()
+        source.draw(lambda: generator.randint(1, 10**9))
+        if isinstance(source, SavedDraw) and source.saved not in (None, source.seed):
+            generator.setstate(state)  # the saved seed was given, not drawn
+
+
+class Model:
+    """A saved model.
+
+    Args:
+        config: what `read` gives.
+
+    Attributes:
+        layers: those with weights or draws, nested models flattened, in the config's order, a shared one once. The
+            layer "dense" of a nested model "encoder" is named "encoder/dense".
+        guesses: pairs of layers that draw, of which only their places in the config told which comes first. Filled by
+            `schedule`; to be avoided with `names`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._seen: dict[tuple[str, ...], Layer] = {}
+        self._root = self._model(config, "", "")
+        self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
+        self.guesses: list[tuple[str, str]] = []
+
+    def schedule(self, build: str | None = None, names: Sequence[str] | None = None) -> list[Source]:
+        """All sources, in the order in which making the model in code has them drawn.
+
+        Args:
+            build: "sequential", all constructors, then all builds, as `Sequential([...])` does; or "functional", each
+                layer made and built in turn, as `x = Dense(3)(x)` does, and `model.add` after an Input. None for the
+                model's own kind.
+            names: the names of the layers that draw, in the order in which the program makes them; the layers of a
+                nested model as "encoder/dense", or all of them as "encoder". None to recover that order.
+
+        Raises:
+            ValueError: `build` is neither, or `names` has an unknown name, has one twice or lacks a layer that draws.
+        """
+        if build is not None:
+            checks.choice("build", build, BUILDS)
+        self.guesses = []
+        if names is None:
+            made, built = self._draws(self._root, build)
+        else:
+            steps = [self._draws(node, None) for node in self._named(names)]
+            made, built = _flat(steps, build or BUILDS[self._root.functional])
+        return list(dict.fromkeys([*made, *built]))
+
+    def _named(self, names: Sequence[str]) -> list[Node]:
+        """The layers and models that `names` names."""
+        nodes = {node.path: node for part in self._root.parts for node in part.nodes()}
+        for i, name in enumerate(names):
+            if name not in nodes:
+                raise ValueError(f"`order` has {name!r}, which is no layer of the model.{checks.near(name, nodes)}")
+            if name in names[:i]:
+                raise ValueError(f"`order` has {name!r} twice.")
+        covered = {layer for name in names for layer in nodes[name].layers()}
+        lacking = [path for path, node in nodes.items() if node.layer and node.draws() and node.layer not in covered]
+        if lacking:
+            raise ValueError(f"`order` lacks layers that draw seeds: {', '.join(map(repr, lacking))}.")
+        return [nodes[name] for name in names]
+
+    def _model(self, entry: Config, path: str, prefix: str) -> Node:
+        config = entry["config"]
+        functional = "input_layers" in config
+        entries = config if isinstance(config, list) else config["layers"]
+        parts = [self._part(part, prefix) for part in entries]
+        inputs = [number for part in parts if part.is_input() for number in part.numbers]
+        for part in parts:
+            settle_input(part, min(inputs, default=None))
+        numbers = [number for part in parts for number in part.numbers] + numbers_of(entry)
+        return Node(path, path, None, parts, functional, built_when_made=functional, numbers=numbers)
+
+    def _part(self, entry: Config, prefix: str) -> Node:
+        """A layer of a model, or a model in it."""
+        inner = entry
+        while inner.get("class_name") == "TimeDistributed":
+            inner = inner["config"]["layer"]
+        config = entry.get("config")
+        name = str(entry.get("name") or (config.get("name") if isinstance(config, Mapping) else None))
+        if _is_model(inner):
+            node = self._model(inner, prefix + name, f"{prefix}{name}/")
+        else:
+            node = Node(prefix + name, name, self._shared(entry, prefix), numbers=numbers_of(entry))
+        node.name = name
+        node.calls = [list(inputs_of(call)) for call in entry.get("inbound_nodes") or []]
+        return node
+
+    def _shared(self, entry: Config, prefix: str) -> Layer:
+        """A layer; the same again where its automatic name, which Keras gives once, comes again."""
+        layer = read_layer(entry)
+        path = prefix + layer.name
+        key = layer.class_name, layer.name if numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
+        layer.name = path
+        return self._seen.setdefault(key, layer)
+
+    def _draws(self, node: Node, build: str | None) -> _Drawn:
+        """What is drawn when a layer or a model is made, and what when it is built."""
+        if node.layer is not None:
+            return node.layer.constructor, node.layer.build
+        drawn = [self._draws(part, None) for part in node.parts]
+        times = [(i, time) for i in range(len(drawn)) for time in (MADE, CALLED)]
+        if node.functional:
+            times, guesses = program(node.parts)
+            self.guesses += guesses
+        steps = [(drawn[i][0], []) if time == MADE else ([], drawn[i][1]) for i, time in times if time <= CALLED]
+        made, built = _flat(steps, build or BUILDS[node.functional])
+        return ([*made, *built], []) if node.built_when_made else (made, built)
+
+
+def _flat(steps: Sequence[_Drawn], build: str) -> _Drawn:
+    """One step after the other, or all that is made before all that is built."""
+    if build == "functional":
+        return [source for step in steps for part in step for source in part], []
+    return [source for made, _ in steps for source in made], [source for _, built in steps for source in built]

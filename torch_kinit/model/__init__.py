@@ -1,0 +1,1 @@
+"""Whole models: rules, the plan that they give, and carrying it out."""

@@ -1,0 +1,190 @@
+"""`plan` and `apply`: which initializer each parameter of a model gets, decided first and carried out second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from torch_kinit import checks
+from torch_kinit.layers.layouts import CONVENTIONS, Options
+from torch_kinit.model.pending import awaits
+from torch_kinit.model.plan import Plan
+from torch_kinit.model.rules import parse_rules, refuse_unused, settle_names
+from torch_kinit.model.steps import Decision, Rehearsed, decide, decide_buffers, left_alone, make_step, refuse_uncovered
+from torch_kinit.model.targets import Claim, Target, extra_states, other_buffers, stored_names, targets
+from torch_kinit.streams.stream import AnyGenerator
+
+Only = Iterable[str] | Callable[[str], bool] | None
+
+
+def _claims(found: list[Target]) -> list[Claim]:
+    return [claim for target in found for claim in target.claims]
+
+
+def _restrict(
+    decisions: list[list[Decision]], only: Any, found: list[Target], model: nn.Module
+) -> list[list[Decision]]:
+    """The decisions, and for tensors not all of whose names are chosen that they are left alone."""
+    chosen = _chosen_by(only, found) if _is_predicate(only) else _chosen_from(_names(only), found, model)
+    silent = [not (_spoken_of(t, made) or awaits(t, model)) for t, made in zip(found, decisions, strict=True)]
+    return [
+        made if quiet or all(each) else [left_alone(target, each)] * len(made)
+        for target, made, quiet, each in zip(found, decisions, silent, chosen, strict=True)
+    ]
+
+
+def _spoken_of(target: Target, made: list[Decision]) -> bool:
+    """Whether a plan has a step for a target."""
+    return not target.optional or any(decision.value is not None for decision in made)
+
+
+def _is_predicate(only: Any) -> bool:
+    return callable(only) and not isinstance(only, (type, nn.Module))
+
+
+def _chosen_by(only: Callable[[str], Any], found: list[Target]) -> list[list[bool]]:
+    """For each target, of which of its claims a function of the name holds."""
+    chosen = [[bool(only(claim.canonical)) for claim in target.claims] for target in found]
+    if any(map(any, chosen)):
+        return chosen
+    return [[bool(only(claim.name)) for claim in target.claims] for target in found]
+
+
+def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list[list[bool]]:
+    """For each target, which of its claims have one of the names."""
+    known = [[set(stored_names(claim, target, model)) for claim in target.claims] for target in found]
+    left = names.difference(*(each for stored in known for each in stored))
+    if left and (unknown := sorted(left - extra_states(model))):
+        hint = checks.near(unknown[0], {name for stored in known for each in stored for name in each})
+        raise ValueError(
+            f"`only` has {', '.join(map(repr, unknown))}, which no parameter or buffer of the model is called.{hint}"
+        )
+    return [[not names.isdisjoint(each) for each in stored] for stored in known]
+
+
+def _names(only: Any) -> set[str]:
+    if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
+        raise TypeError(
+            f"`only` must be a list of names or a function of a name, got {only!r} of type {type(only).__name__}."
+        )
+    names = list(only)
+    if strangers := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")
+    return set(names)
+
+
+def plan(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None = None,
+    *,
+    only: Only = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+    on_uncovered: str = "error",
+) -> Plan:
+    """Decide how each parameter of `model` is initialized: Keras' defaults, then `rules`. Draws and changes nothing.
+
+    Args:
+        model: any module, also on the meta device.
+        rules: a dict from what to match to what to do; the last entry that matches wins, role by role.
+            A key is a module class (isinstance); a glob over a parameter's qualified name or its module's path; or
+            a compiled regex over the same, matching in full. Names are those of the bare model, without what
+            torch.compile, DataParallel, checkpointing and FSDP1 put into them; a key that fits none of these is one of
+            the names with it. A value is anything `get` takes: a Keras name or config, a function that fills a tensor,
+            a number, an array; or `skip`; or a dict from roles (kernel, recurrent_kernel, depthwise_kernel, embeddings,
+            bias, gamma, beta, alpha, moving_mean, moving_variance) to such values.
+            A value by itself sets the parameter that is named or, for a class or a module's path, the layer's main
+            weight; `skip` leaves the whole layer alone. Functions of this package see each variable in Keras' layout
+            (unless a functools.partial says `layout="torch"`), all others the torch parameter. An array has the
+            parameter's shape where that is named, and the shape of Keras' variable where a role is.
+            A buffer that Keras has no name for, such as a rotary cache, is set by a number, an array or a function
+            under a glob over its name that fits no parameter's, and left alone by `skip`.
+        only: the names of the parameters and buffers to initialize, as in the model or in the bare one, or a function
+            that tells of a name whether it is one; all others are left alone and need no rule. A tensor with several
+            names is initialized if all of them are chosen, and a parametrized one if anything is that it is made of.
+            Buffers of which neither Keras nor a rule speaks stay as they are. None for all.
+        convention: "keras-3.15", or "keras-3.14" for the attention fans of Keras up to 3.14 and of tf.keras.
+        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False
+            takes it for Conv(groups=...), whose fans differ. For one layer a rule does: `partial(he_normal_,
+            layout="torch")`.
+        on_uncovered: "error", or "keep" to leave parameters alone that neither Keras' defaults nor a rule cover.
+
+    A tensor that several layers share gets the law of the embedding among them, as in Keras; if there is none, that of
+    a rule for one of them, or else that of the first in the alphabet.
+
+    Raises:
+        UnusedRuleError: a rule or one of its roles matches nothing.
+        UncoveredParameterError: nothing is said of a parameter, such as a raw nn.Parameter.
+        TiedParameterError: two layers share a parameter for which rules say different things.
+        ValueError, TypeError: a rule that means nothing, a lazy parameter, a parametrization that cannot be set.
+
+    Example:
+        >>> from torch import nn
+        >>> p = plan(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)), {nn.Conv2d: "he_normal", "1.bias": 0.1})
+        >>> [(step.name, step.role, str(step.initializer)) for step in p]
+        [('0.weight', 'kernel', 'he_normal'), ('0.bias', 'bias', 'zeros'), ('1.weight', 'kernel', 'glorot_uniform'), \
+('1.bias', 'bias', 'constant(0.1)')]
+        >>> p["0.weight"].fans
+        (27, 72)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    checks.choice("convention", convention, CONVENTIONS)
+    checks.boolean("depthwise", depthwise)
+    checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
+    parsed = parse_rules(rules)
+    found = targets(model, Options(convention, depthwise))
+    others = other_buffers(model, found)
+    settle_names(parsed, _claims(found), _claims(others))
+    decisions = [[decide(claim, parsed) for claim in target.claims] for target in found]
+    found, decisions = found + others, decisions + decide_buffers(others, parsed)
+    refuse_unused(parsed, _claims(found), model)
+    if only is not None:
+        decisions = _restrict(decisions, only, found, model)
+    decided = [(target, made) for target, made in zip(found, decisions, strict=True) if _spoken_of(target, made)]
+    if on_uncovered == "error":
+        refuse_uncovered(decided)
+    rehearsed: Rehearsed = {}
+    steps = tuple(make_step(target, made, model, rehearsed) for target, made in decided)
+    return Plan(steps, convention, depthwise, model)
+
+
+def apply(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None = None,
+    *,
+    generator: AnyGenerator = None,
+    seed: int | None = None,
+    prefix: str = "",
+    only: Only = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+    on_uncovered: str = "error",
+    progress: bool = False,
+) -> Plan:
+    """Initialize `model`: Keras' defaults for every layer, then `rules`.
+
+    This is `plan(model, rules, only=..., ...).apply(generator=..., seed=..., ...)`; see both for the arguments and
+    errors. After loading a checkpoint with strict=False, `only=incompatible.missing_keys` initializes what it lacked.
+    LSTM's default bias is Keras' unit_forget_bias; a rule for its bias replaces it whole. The row of an embedding's
+    padding_idx is zeroed again, and running statistics start anew. After an error nothing is changed.
+
+    Returns:
+        The plan that was carried out.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        >>> g = torch.Generator().manual_seed(0)
+        >>> done = apply(model, {nn.Linear: "he_normal", "2": {"bias": 0.5}}, generator=g)
+        >>> model[2].bias
+        Parameter containing:
+        tensor([0.5000, 0.5000], requires_grad=True)
+        >>> done["2.bias"].rule
+        "'2'"
+    """
+    made = plan(model, rules, only=only, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
+    return made.apply(generator=generator, seed=seed, prefix=prefix, progress=progress)

@@ -1,0 +1,133 @@
+"""From the meta device to a real one: storage for what has none, ties and the identity of parameters kept."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from torch_kinit.model import pending
+from torch_kinit.model.targets import refuse_unready
+from torch_kinit.shards import is_fsdp2
+
+Device = torch.device | str | int
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def materialize(model: Model, device: Device) -> Model:
+    """Give storage on `device` to all parameters and buffers of `model` that are on the meta device, in place.
+
+    What is real stays as it is, unlike in `model.to_empty(device=...)`, and so do the parameters themselves, as the
+    objects that optimizers and other modules hold: with their requires_grad, attributes, strides, ties and, for
+    DTensors (FSDP2's and those of tensor parallelism), placements. (One to which a weak reference exists is replaced,
+    wherever the model holds it, by a new one.) New floating and complex tensors hold NaN, others zero, until they are
+    set: by `apply`, by a checkpoint, or by hand. `apply` restarts running statistics, sets other buffers by rules on
+    their names, and refuses to leave any that was made here and is still all NaN, or all zero if it is of integers or
+    bools, unless a rule says `kinit.skip`.
+
+    Args:
+        model: a model some of whose tensors may be on the meta device; distributed or wrapped by DDP, but not by FSDP1,
+            for which there is `param_init_fn`.
+        device: where to, such as "cpu" or "cuda".
+
+    Raises:
+        TypeError: `model` is not a module, or `device` not a device.
+        ValueError: `device` is meta, a parameter is lazy, or the model is wrapped by FSDP1.
+
+    Returns:
+        The model.
+
+    Example: a buffer that only `__init__` computes, as rotary position embeddings have, is set by a rule.
+        >>> from torch_kinit import apply
+        >>> class Rotary(nn.Module):
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.register_buffer("inv_freq", frequencies(width), persistent=False)
+        >>> def frequencies(width):
+        ...     return 100.0 ** (-torch.arange(0, width, 2) / width)
+        >>> with torch.device("meta"):
+        ...     model = nn.Sequential(nn.Linear(4, 4), Rotary(4))
+        >>> done = apply(materialize(model, "cpu"), {"*.inv_freq": frequencies(4)}, seed=0)
+        >>> model[1].inv_freq
+        tensor([1.0000, 0.1000])
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    where = target_device(device)
+    refuse_unready(model)
+    allocate(list(model.modules()), where)
+    return model
+
+
+def target_device(device: Device) -> torch.device:
+    """`device` as a torch.device that has memory."""
+    if isinstance(device, bool) or not isinstance(device, (torch.device, str, int)):
+        raise TypeError(f"`device` must be a device such as 'cpu' or 'cuda', got {device!r}.")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda', got {device!r}: {error}") from None
+    if found.type == "meta":
+        raise ValueError("`device` must have memory, such as 'cpu' or 'cuda', got 'meta'.")
+    return found
+
+
+def allocate(modules: list[nn.Module], device: torch.device) -> None:
+    """Give storage to the meta tensors that these modules hold themselves, and note which buffers they were."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}  # by identity; the first of the two keeps it from being used anew
+    changed = []
+    for module in modules:
+        touched = False
+        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for own in stores:
+            for name, tensor in list(own.items()):
+                if tensor is None or not (tensor.is_meta or id(tensor) in made):
+                    continue
+                touched = True
+                if isinstance(module, nn.RNNBase):  # which keeps weak references, and makes them anew below
+                    module._flat_weight_refs = []
+                if id(tensor) not in made:
+                    made[id(tensor)] = tensor, _with_storage(tensor, device)
+                own[name] = made[id(tensor)][1]
+                if own is module._buffers:
+                    pending.note(module, name)
+        changed += [module] if touched else []
+    for module in changed:
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+    if changed:
+        _tell_fsdp2(modules)
+
+
+def _with_storage(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` itself, with poisoned storage on `device`; or a new one where torch cannot exchange the insides."""
+    with torch.inference_mode(False), torch.no_grad():
+        new = torch.empty_like(tensor, device=device)  # with the same strides
+        pending.poison(new)
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, tensor.requires_grad)
+        else:
+            new.requires_grad_(tensor.requires_grad)
+        if type(new) is not type(tensor):  # a subclass of Parameter
+            new.__class__ = type(tensor)
+        vars(new).update({name: value for name, value in vars(tensor).items() if name not in vars(new)})
+        tensor.grad = None
+        try:
+            torch.utils.swap_tensors(tensor, new)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            return new
+    return tensor
+
+
+def _tell_fsdp2(modules: list[nn.Module]) -> None:
+    """Let FSDP2 look again at the tensors it shards, as it does after `to`: it pads them and keeps views of them."""
+    for module in modules:
+        if not is_fsdp2(module):
+            continue
+        kept = [(p, dict(vars(p))) for p in module._parameters.values() if p is not None]
+        with contextlib.suppress(RuntimeError):  # of what cannot be exchanged; before a forward it looks anyway
+            module._apply(lambda tensor: tensor, recurse=False)  # type: ignore[no-untyped-call]
+        for parameter, attributes in kept:
+            vars(parameter).update(attributes)

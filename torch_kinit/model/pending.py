@@ -1,0 +1,100 @@
+"""Which tensors of a model still wait for their values: those on meta, and what `materialize` made and nobody set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from torch_kinit.model.targets import Target, holder_of
+from torch_kinit.shards import local_of
+
+# In a module's __dict__, the names of its buffers that `materialize` made. A tensor would not keep such a note when
+# the model is moved or cast, and a module does, also in a deep copy.
+_NOTE = "_kinit_unset"
+
+
+def poison(tensor: Tensor) -> None:
+    """Fill what this process holds of `tensor` with NaN; with zero, where the dtype has none."""
+    exact = not (tensor.is_floating_point() or tensor.is_complex())
+    with torch.no_grad():
+        local_of(tensor).fill_(0 if exact else float("nan"))
+
+
+def is_poisoned(tensor: Tensor) -> bool:
+    """Whether all that this process holds of `tensor` is as `poison` leaves it."""
+    local = local_of(tensor).detach()
+    if local.is_meta or not local.numel():
+        return False
+    return _all_poison(local[(0,) * local.ndim]) and _all_poison(local)  # most that were set say so at once
+
+
+def _all_poison(tensor: Tensor) -> bool:
+    if tensor.is_floating_point() and tensor.itemsize == 1:  # torch has no isnan of float8
+        tensor = tensor.float()
+    exact = not (tensor.is_floating_point() or tensor.is_complex())
+    return bool((tensor == 0 if exact else tensor.isnan()).all())
+
+
+def note(module: nn.Module, name: str) -> None:
+    """Remember that a buffer of `module` was made and has yet to be set."""
+    vars(module).setdefault(_NOTE, set()).add(name)
+
+
+def forget(target: Target, model: nn.Module) -> None:
+    """Forget it: the target has been set."""
+    for claim in target.claims:
+        module, name = holder_of(model, claim.name)
+        names = vars(module).get(_NOTE, set())
+        names.discard(name)
+        if not names:
+            vars(module).pop(_NOTE, None)
+
+
+def awaits(target: Target, model: nn.Module) -> bool:
+    """Whether a target is on meta, or a buffer that `materialize` made and that still is as it was made."""
+    if target.tensor.is_meta:
+        return True
+    if target.kind != "buffer":
+        return False
+    for claim in target.claims:
+        module, name = holder_of(model, claim.name)
+        held = module._buffers.get(name)  # the target's, or what has been put in its place since
+        if held is not None and name in vars(module).get(_NOTE, ()) and is_poisoned(held):
+            return True
+    return False
+
+
+def refuse_meta(targets: Iterable[Target]) -> None:
+    """Raise, listing them, if any of the targets is on the meta device."""
+    names = [f"  {t.name} {tuple(t.tensor.shape)}" for t in targets if t.tensor.is_meta]
+    if names:
+        raise ValueError(
+            "\n".join(
+                [
+                    "On the meta device, where nothing can be set:",
+                    *names,
+                    "Run kinit.materialize(model, device) before; `plan` looks at meta tensors as well.",
+                ]
+            )
+        )
+
+
+def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
+    """Raise, listing them, if any of the targets is a buffer that nobody set."""
+    found = [target for target in targets if awaits(target, model)]
+    if not found:
+        return
+    path, _, name = found[0].name.rpartition(".")
+    example = f"*.{name}" if path else name
+    raise ValueError(
+        "\n".join(
+            [
+                "Buffers that neither their module nor a rule has set since the model was on the meta device:",
+                *(f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}" for t in found),
+                f"Set each before, or add a rule that names it and no parameter, such as {{{example!r}: values}}, with "
+                f"a number, an array or a function that fills it; or {{{example!r}: kinit.skip}}.",
+            ]
+        )
+    )

@@ -1,0 +1,108 @@
+"""Tables as text and HTML, and a progress bar; what to say of a step is decided here, what a step is elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from torch_kinit.initializers.moments import Moments
+from torch_kinit.model.steps import Step
+
+T = TypeVar("T")
+Table = tuple[list[str], list[list[str]]]
+
+
+def plan_table(steps: Sequence[Step]) -> Table:
+    """A row a step: name, layer, role, initializer, fans, std, rule, and its seeds if any step has some."""
+    rows = [
+        [
+            " = ".join((step.name, *step.tied)),
+            step.layer,
+            step.role or "-",
+            "(left alone)" if step.initializer is None else str(step.initializer),
+            _fans(step),
+            "-" if step.std is None else f"{step.std:.4g}",
+            step.rule,
+        ]
+        for step in steps
+    ]
+    header = ["name", "layer", "role", "initializer", "fans", "std", "rule"]
+    if any(step.seeds for step in steps):
+        header.append("Keras seed")
+        for row, step in zip(rows, steps, strict=True):
+            row.append(", ".join(str(seed.seed) for seed in step.seeds) or "-")
+    return header, rows
+
+
+def _fans(step: Step) -> str:
+    if step.fans is None:
+        return "-"
+    packed = f"{step.blocks} x " if step.blocks > 1 else ""
+    return f"{packed}({step.fans[0]}, {step.fans[1]})"
+
+
+def values_table(values: Iterable[tuple[Step, Tensor]]) -> Table:
+    """A row a tensor: its mean, std, least and greatest, each beside what the law says."""
+    header = ["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"]
+    return header, [_values_row(step, *observe(tensor), step.moments) for step, tensor in values]
+
+
+def observe(tensor: Tensor) -> tuple[float, float, float, float]:
+    """Mean, std, least and greatest of a tensor's values; NaN where it has none."""
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return (float("nan"),) * 4
+    values = tensor.detach().float() if tensor.dtype.itemsize < 4 else tensor.detach()
+    values = values if values.is_floating_point() else values.double()
+    low, high = values.aminmax()
+    return float(values.mean()), float(values.std(correction=0)), float(low), float(high)
+
+
+def _values_row(step: Step, mean: float, std: float, low: float, high: float, law: Moments | None) -> list[str]:
+    by_law = ("-", "-") if law is None else (f"{law.std:.4g}", f"[{law.low:.4g}, {law.high:.4g}]")
+    name = "(left alone)" if step.initializer is None else str(step.initializer)
+    return [step.name, name, f"{mean:+.2e}", f"{std:.4g}", by_law[0], f"{low:.4g}", f"{high:.4g}", by_law[1]]
+
+
+def as_text(header: list[str], rows: list[list[str]], width: int | None = None) -> str:
+    """A table whose lines are no longer than `width`, by default the terminal's."""
+    width = shutil.get_terminal_size((120, 24)).columns if width is None else width
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 1:
+        others = widths[1:]  # the names give way last
+        widest = 1 + others.index(max(others)) if max(others) > 12 else widths.index(max(widths))
+        widths[widest] -= 1
+    lines = ["  ".join(_fit(cell, w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    rule = "  ".join("-" * w for w in widths)
+    return "\n".join(line[:width] for line in [lines[0], rule, *lines[1:]])
+
+
+def _fit(cell: str, width: int) -> str:
+    """`cell` padded to `width`, its middle cut out where it is longer."""
+    if len(cell) <= width:
+        return cell.ljust(width)
+    tail = (width - 1) // 2
+    return cell[: width - 1 - tail] + "…" + (cell[-tail:] if tail else "")
+
+
+def as_html(header: list[str], rows: list[list[str]]) -> str:
+    """The same as an HTML table, whole."""
+    import html  # takes 5 ms to import
+
+    def line(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def progress_bar(items: Sequence[T]) -> Iterable[T]:
+    """`items` behind a bar, if tqdm is installed."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return items
+    bar: Any = tqdm(items, desc="initializing", unit="tensor")
+    return bar  # type: ignore[no-any-return]

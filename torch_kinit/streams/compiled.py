@@ -1,0 +1,294 @@
+"""compiled(): draws from a Key in kernels that torch.compile makes, with the values of the eager ones.
+
+A kernel does in one loop what takes an eager draw a hundred passes: of an index it makes the words of Threefry, of
+these uniform values, and of these, if so asked, normal ones. What changes from draw to draw comes in tensors, so that
+nothing is compiled again for another size, key or law. Every operation is one that IEEE 754 rounds exactly, in the
+order of the eager draw, and scalars are float32 as they are there.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from torch_kinit.numerics import threefry
+from torch_kinit.numerics.exact import ERFINV, FORMATS, floats
+from torch_kinit.streams.inverse import Law
+
+_CHUNK = 1 << 21  # values a call makes, whose indices take 8 MiB
+_STRIDED_CHUNK = 1 << 19  # where indices and values have buffers of their own
+_LEAST = 1 << 16  # values from which on a call is the faster way also where its threads wait for a core
+_LOWEST = -(1 << 31)
+_ROW = 16  # a call's 13 words and three more, so that all calls' are aligned alike
+_LOG = FORMATS[torch.float32].log
+_SQRT_HALF = floats("3F3504F3")[0]
+_CENTRAL = 0.9547  # up to which 1 - x*x is more than sqrt(1/2) / 8: two standard deviations, by a hair
+_wanted: ContextVar[bool] = ContextVar("compiled", default=False)
+_broken: set[str] = set()  # the types of devices for which nothing can be compiled
+
+
+@contextmanager
+def compiled() -> Iterator[None]:
+    """Let draws from a Key, those of `apply(seed=...)` too, run in kernels made by torch.compile.
+
+    The values are those of eager draws: the same bits on the CPU, and the same uniform values on CUDA, where normal
+    ones are to the last bits if this torch cannot keep Triton from contracting products and sums. Use it as a context
+    or as a decorator, for models of hundreds of millions of values: with all of torch's threads a value takes 2 to 5
+    nanoseconds on two cores instead of 20 to 50, but a kernel takes 5 to 10 seconds to compile, the first 30. Inductor
+    keeps kernels on disk; of another process each takes a second. There is one for uniform values, one for normal ones
+    truncated at two standard deviations or less, and one for others, for each dtype, device and number of threads.
+
+    Compiled are draws of 2**16 values or more, float32, bfloat16 and float16, on the CPU and on CUDA. Others, and
+    truncated normals that lie beyond one standard deviation as a whole, are eager as before. So is everything, after
+    one warning, where nothing can be compiled: on the CPU that takes a C++ compiler, on CUDA Triton.
+
+    Example:
+        >>> import torch
+        >>> from torch_kinit import Key, he_normal_
+        >>> with compiled():
+        ...     weight = he_normal_(torch.empty(4, 3), generator=Key(0))
+        >>> torch.equal(weight, he_normal_(torch.empty(4, 3), generator=Key(0)))
+        True
+    """
+    token = _wanted.set(True)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def fill(tensor: Tensor, index: Tensor, key: threefry.Key, law: Law) -> bool:
+    """Run `law` over `tensor`, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
+    if torch.compiler.is_compiling() or not _wanted.get() or not _fits(tensor, law):
+        return False
+    pieces = list(_pieces(tensor.detach(), index))
+    if any(_span(where) >= 1 << 32 for _, where in pieces):
+        return False
+    try:
+        _run(pieces, key, law)
+    except Exception as error:  # of as many types as compilers have ways to fail
+        _give_up(tensor.device.type, error)
+        return False
+    return True
+
+
+def _fits(tensor: Tensor, law: Law) -> bool:
+    return (
+        tensor.numel() >= _LEAST
+        and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and tensor.device.type in ("cpu", "cuda")
+        and tensor.device.type not in _broken
+        and law.tail is None
+        and law.scale != 0
+        and _is_plain(tensor)
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether neither a subclass nor a mode nor a transform stands between a kernel and the memory of `tensor`."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and _get_current_dispatch_mode() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def _give_up(device: str, error: Exception) -> None:
+    _broken.add(device)
+    reason = textwrap.shorten(str(error), 200)
+    warnings.warn(
+        f"`compiled()`: torch.compile failed on {device} ({type(error).__name__}: {reason}); draws there are eager, "
+        "of the same values.",
+        stacklevel=2,
+    )
+
+
+def _pieces(tensor: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of `tensor` for a call each, that together are the whole, with those of `index`."""
+    if tensor.is_contiguous() and index.is_contiguous():
+        sizes = _sizes(tensor.numel())
+        yield from zip(torch.split(tensor.view(-1), sizes), torch.split(index.view(-1), sizes), strict=True)
+    elif tensor.numel() <= _STRIDED_CHUNK:
+        yield tensor, index
+    else:
+        axis = next(d for d in range(tensor.ndim) if tensor.shape[d] > 1)
+        for half, there in zip(tensor.chunk(2, axis), index.chunk(2, axis), strict=True):
+            yield from _pieces(half, there)
+
+
+def _sizes(count: int) -> list[int]:
+    """Chunks and what is left, with half of the last chunk if that is little: a kernel takes no single value."""
+    whole, left = divmod(count, _CHUNK)
+    if whole and 0 < left < _LEAST:
+        return [*[_CHUNK] * (whole - 1), _CHUNK // 2, _CHUNK // 2 + left]
+    return [*[_CHUNK] * whole, *[left] * (left > 0)]
+
+
+def _run(pieces: Sequence[tuple[Tensor, Tensor]], key: threefry.Key, law: Law) -> None:
+    device, dtype = pieces[0][0].device, pieces[0][0].dtype
+    kernel = _kernel(_maker(law), dtype, device.type)
+    words = _words(key, [int(where.storage_offset()) for _, where in pieces]).to(device)
+    numbers = torch.tensor(_numbers(law), dtype=torch.float32, device="cpu").to(device)
+    for (piece, where), row in zip(pieces, words.unbind(), strict=True):
+        direct = piece.is_contiguous()
+        out = piece.view(-1) if direct else torch.empty(piece.numel(), dtype=dtype, device=device)
+        kernel(out, _offsets(where, device), row, numbers)
+        if not direct:
+            piece.copy_(out.view(piece.shape))
+
+
+def _words(key: threefry.Key, starts: Sequence[int]) -> Tensor:
+    """For each call, which begins at a flat index, the words that its kernel adds."""
+    schedule = threefry.key_schedule(key)
+    later = [schedule[(g + 1 + i) % 3] + (g + 1) * i for g in range(5) for i in range(2)]
+    rows = [[start, (start >> 32) + schedule[0], schedule[1], *later] for start in starts]
+    padding = [0] * (_ROW - len(rows[0]))
+    return torch.tensor(
+        [[threefry.signed(word) for word in row] + padding for row in rows], dtype=torch.int32, device="cpu"
+    )
+
+
+def _numbers(law: Law) -> list[float]:
+    """What the uniform values are multiplied by and added to, then multiplied by; their bounds; the rest of the law."""
+    low, high, width = law.low, law.high, law.high - law.low
+    # Where the eager draw adds nothing, -0.0 is added, which leaves every number as it is.
+    if law.bounds is not None and law.normal:
+        middle = -0.0 if low == -high else (low + high) / 2
+        return [width * 2.0**-32, middle, law.scale, low, high, law.shift or -0.0, *law.bounds]
+    steps = [2.0, -1.0, high] if low == -high else [width, low, 1.0]
+    return [*steps, low, high, -0.0, *(law.bounds or (low, high))]
+
+
+def _span(index: Tensor) -> int:
+    return sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
+
+
+def _offsets(index: Tensor, device: torch.device) -> Tensor:
+    """The lower words of the flat indices, less the first one, that the strides of `index` tell."""
+    if index.is_contiguous():
+        return _iota(device)[: index.numel()]
+    flat = torch.zeros((), dtype=torch.int32 if _span(index) < 1 << 31 else torch.int64, device=device)
+    for size, stride in zip(index.shape, index.stride(), strict=True):
+        flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=device) * stride
+    return flat.view(-1).int()
+
+
+@cache
+def _iota(device: torch.device) -> Tensor:
+    return torch.arange(_CHUNK, dtype=torch.int32, device=device)
+
+
+_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+
+
+def _maker(law: Law) -> _Kernel:
+    if not law.normal:
+        return _uniform
+    return _central if law.largest <= _CENTRAL else _normal
+
+
+@cache
+def _kernel(make: Any, dtype: torch.dtype, device: str) -> _Kernel:
+    """`make`, compiled. Its code is copied: torch.compile gives up on code that it has compiled eight times."""
+    name = f"{make.__name__}_{dtype}_{device}".replace(".", "_")
+    copy = types.FunctionType(make.__code__.replace(co_name=name), make.__globals__, name)
+    run: _Kernel = torch.compile(copy, fullgraph=True, options=_options(device))
+
+    def kernel(out: Tensor, index: Tensor, words: Tensor, numbers: Tensor) -> None:
+        for tensor in (out, index):
+            torch._dynamo.mark_dynamic(tensor, 0)  # not `dynamic=True`, which makes inputs of the coefficients, too
+        run(out, index, words, numbers)
+
+    return kernel
+
+
+def _options(device: str) -> dict[str, Any]:
+    """Inductor's, those of them that this torch has."""
+    # The threshold is where it stops writing a value out in terms of all before it, which takes minutes.
+    options: dict[str, Any] = {"realize_opcount_threshold": 8}
+    if device != "cpu":  # Triton contracts products and sums, and does not round quotients
+        options |= {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
+    known = torch._inductor.list_options()
+    return {name: value for name, value in options.items() if name in known}
+
+
+# --- what is compiled ------------------------------------------------------------------------------------------------
+
+
+def _uniform(out: Tensor, index: Tensor, words: Tensor, numbers: Tensor) -> None:
+    """As an eager Key's uniform values."""
+    x = (_bits(index, words) >> 9 & 0x7FFFFF).float() * 2.0**-23
+    x = (x * numbers[0] + numbers[1]) * numbers[2]
+    out.copy_(_clamp(x, numbers[6], numbers[7]))  # within which the other bounds lie
+
+
+def _central(out: Tensor, index: Tensor, words: Tensor, numbers: Tensor) -> None:
+    """As an eager Key's normal values, within two standard deviations."""
+    x = _fine(index, words, numbers)
+    (_, middle, coefficients), _ = ERFINV[torch.float32]
+    _finish(x * _polynomial(coefficients, _minus_log(x, (2, 1)) - middle), numbers, out)
+
+
+def _normal(out: Tensor, index: Tensor, words: Tensor, numbers: Tensor) -> None:
+    """As an eager Key's normal values."""
+    x = _fine(index, words, numbers)
+    w = _minus_log(x, (16, 8, 4, 2, 1))
+    (limit, middle, coefficients), (_, further, others) = ERFINV[torch.float32]
+    inner = _polynomial(coefficients, w - middle)
+    outer = _polynomial(others, w.sqrt() - further)  # by the processor's instruction, which rounds correctly
+    _finish(x * torch.where(w < limit, inner, outer), numbers, out)
+
+
+def _fine(index: Tensor, words: Tensor, numbers: Tensor) -> Tensor:
+    return _clamp(_bits(index, words).float() * numbers[0] + numbers[1], numbers[3], numbers[4])
+
+
+def _finish(x: Tensor, numbers: Tensor, out: Tensor) -> None:
+    out.copy_(_clamp(x * numbers[2] + numbers[5], numbers[6], numbers[7]))
+
+
+def _bits(index: Tensor, words: Tensor) -> Tensor:
+    """Threefry-2x32's words, one xor the other, for counters of which `index` holds the lower words less words[0]."""
+    lower = index + words[0]
+    carry = (lower ^ _LOWEST) < (words[0] ^ _LOWEST)  # as unsigned numbers
+    x0, x1 = carry.int() + words[1], lower + words[2]
+    for group in range(5):
+        for by in threefry.ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = (x1 << by | x1 >> 32 - by & (1 << by) - 1) ^ x0
+        x0, x1 = x0 + words[3 + 2 * group], x1 + words[4 + 2 * group]
+    return x0 ^ x1
+
+
+def _minus_log(x: Tensor, steps: Sequence[int]) -> Tensor:
+    """-log(1 - x*x) as `exact.log_` has it; its exponent by comparisons, since Inductor's views of bits are slow."""
+    a, exponent = (1 + x) * (1 - x), torch.zeros_like(x)
+    for step in steps:
+        small = a < _SQRT_HALF * 2.0 ** (1 - step)
+        a, exponent = torch.where(small, a * 2.0**step, a), torch.where(small, exponent - step, exponent)
+    s = (a - 1) / (a + 1)
+    return -(_polynomial(_LOG, s * s) * s + exponent * math.log(2))
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    leading, second, *rest = coefficients
+    value = x * leading + second
+    for coefficient in rest:
+        value = value * x + coefficient
+    return value
+
+
+def _clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    x = torch.where(x < low, low, x)  # torch.clamp takes longer, looking for NaN
+    return torch.where(x > high, high, x)

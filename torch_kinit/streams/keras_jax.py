@@ -1,0 +1,229 @@
+"""jax.random's uniform, normal and truncated normal values, bit for bit, as Keras' JAX backend returns them.
+
+float32 and bfloat16 values are those of JAX on a CPU with a fused multiply-add, where its compiler contracts a sum
+and a product of float32 numbers. float16 values are those where the CPU does float16 arithmetic in float32;
+AVX512-FP16 does it natively, and the compiler contracts it too: there JAX's uniform and truncated normal differ by a
+unit in the last place. float64 values are those of JAX with `jax_enable_x64` on: uniform to the bit, the others to a
+few units in the last place of the largest, since the logarithm is the C library's there and torch's here. As in
+JAX's compiled code, subnormal numbers count as zero.
+
+A draw is a law of the unit variable m * 2**-p, 0 <= m < 2**p, where p is the dtype's precision less one: 23, 10, 7 or
+52. float16 and bfloat16 have so few that a table of the law's values is made and looked up.
+
+Sources: the inverse error function is by Giles, "Approximating the erfinv function", GPU Computing Gems, 2012; the
+float32 log1p by Moshier's Cephes library, logf.c and log1p.c; the order of operations is measured from XLA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torch_kinit.numerics import threefry
+from torch_kinit.numerics.exact import ERFINV, floats
+from torch_kinit.numerics.fma import fma_, polynomial, sqrt_
+from torch_kinit.numerics.scratch import Scratch
+from torch_kinit.numerics.subnormals import flush_, rounded
+from torch_kinit.numerics.threefry import Key
+from torch_kinit.streams.stream import CHUNK
+
+_PIECE = CHUNK  # values drawn at a time
+_BUFFERS = 8  # as many as a normal value takes
+
+
+# log(1 + z) for small |z|: z - z**2/2 + z**3 * numerator/denominator (Cephes, log1p.c).
+_LOG1P_BELOW = math.sqrt(2) - 1
+_LOG1P_NUMERATOR = [
+    4.5270000862445199635215e-5, 4.9854102823193375972212e-1, 6.5787325942061044846969, 29.911919328553073277375,
+    60.949667980987787057556, 57.112963590585538103336, 20.039553499201281259648,
+]  # fmt: skip
+_LOG1P_DENOMINATOR = [
+    1.0, 15.062909083469192043167, 83.047565967967209469434, 221.76239823732856465394, 309.09872225312059774938,
+    216.42788614495947685003, 60.118660497603843919306,
+]  # fmt: skip
+# log(1 + m) - m + m**2/2 = m**3 * polynomial, for m from sqrt(1/2) - 1 to sqrt(2) - 1 (Cephes, logf.c).
+_LOG = floats("3D9021BB BDEBD1B8 3DEF251A BDFE5D4F 3E11E9BF BE2AAE50 3E4CCEAC BE7FFFFC 3EAAAAAA")
+_SQRT_HALF = 0x3F3504F3
+_LN2_HIGH = 0.693359375  # so short that its products with an exponent are exact
+_LN2_LOW = floats("B95E8083")[0]  # log(2) - _LN2_HIGH
+
+
+def uniform(out: Tensor, key: Key, start: int, low: float, high: float) -> None:
+    """Fill `out` with the uniform values of `key` from `start` on, between `low` and `high`."""
+    _draw(out, key, start, lambda x, scratch: _uniform_(x, low, high))
+
+
+def normal(out: Tensor, key: Key, start: int, mean: float, std: float) -> None:
+    """Fill `out` with the normal values of `key` from `start` on, times `std`, plus `mean`."""
+    _draw(out, key, start, lambda x, scratch: _affine_(_normal_(x, scratch), mean, std))
+
+
+def truncated_normal(out: Tensor, key: Key, start: int, mean: float, std: float) -> None:
+    """Fill `out` with the normal values of `key` truncated at two, from `start` on, times `std`, plus `mean`."""
+    _draw(out, key, start, lambda x, scratch: _affine_(_truncated_(x, scratch), mean, std))
+
+
+_Law = Callable[[Tensor, Scratch], object]
+
+
+def _draw(out: Tensor, key: Key, start: int, law: _Law) -> None:
+    if out.dtype.itemsize == 2:
+        _look_up(out, key, start, law)
+        return
+    cipher = threefry.Cipher(key)
+    scratch = Scratch(_BUFFERS, min(out.numel(), _PIECE), out.dtype)
+    units_ = _units_64_ if out.dtype == torch.float64 else _units_
+    for first in range(0, out.numel(), _PIECE):
+        piece = out[first : first + _PIECE]
+        units_(piece, cipher, start + first, scratch)
+        law(piece, scratch)
+
+
+def _look_up(out: Tensor, key: Key, start: int, law: _Law) -> None:
+    """Draw float16 from the upper 10 bits of 16, or bfloat16 from the upper 7 of 8, by way of a table."""
+    width, spare = (10, 6) if out.dtype == torch.float16 else (7, 1)
+    table = torch.arange(1 << width, dtype=torch.float32, device="cpu").mul_(2.0**-width).to(out.dtype)
+    law(table, Scratch(_BUFFERS, 1 << width, torch.float32))
+    index = threefry.bits(key, start, out.numel())
+    index.bitwise_right_shift_(spare).bitwise_and_((1 << width) - 1)
+    torch.index_select(table, 0, index, out=out)
+
+
+def _units_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: Scratch) -> None:
+    """Fill `x` with float32 numbers in [0, 1), from the upper 23 bits of each draw."""
+    other, spare = scratch.take(x.numel()), scratch.take(x.numel())
+    cipher.encrypt(start, x0 := _bits(x), x1 := _bits(other), _bits(spare))
+    x0.bitwise_xor_(x1).bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
+    x.sub_(1.0)
+    scratch.give(other, spare)
+
+
+def _units_64_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: Scratch) -> None:
+    """Fill `x` with float64 numbers in [0, 1), from the upper 52 bits of both words."""
+    count = x.numel()
+    both, spare = scratch.take(count), scratch.take(count)
+    high, low = both.view(torch.int32).tensor_split(2)
+    cipher.encrypt(start, high, low, spare.view(torch.int32))
+    upper, lower = x.view(torch.int64).copy_(high), spare.view(torch.int64).copy_(low)
+    lower.bitwise_right_shift_(12).bitwise_and_((1 << 20) - 1)
+    upper.bitwise_left_shift_(20).bitwise_and_((1 << 52) - 1).bitwise_or_(lower).bitwise_or_(0x3FF << 52)
+    x.sub_(1.0)
+    scratch.give(both, spare)
+
+
+def _uniform_(x: Tensor, low: float, high: float) -> Tensor:
+    """Make units into uniform values between `low` and `high`."""
+    low, high = rounded(low, x.dtype), rounded(high, x.dtype)
+    width = rounded(high - low, x.dtype)
+    if x.dtype.itemsize == 2:
+        _affine_(x, low, width)
+    else:
+        flush_(polynomial((width, low), x, x), low, width)
+    return x.clamp_min_(low)
+
+
+def _affine_(x: Tensor, shift: float, scale: float) -> Tensor:
+    """Scale, then shift, each rounded."""
+    shift, scale = rounded(shift, x.dtype), rounded(scale, x.dtype)
+    flush_(x.mul_(scale), shift, scale)
+    return flush_(x.add_(shift), shift, scale)
+
+
+def _normal_(x: Tensor, scratch: Scratch) -> Tensor:
+    """Make units into normal values."""
+    below_one = 1 - torch.finfo(x.dtype).eps / 2
+    _erfinv_(_uniform_(x, -below_one, 1.0), scratch, tail=True)
+    return x.mul_(rounded(math.sqrt(2), x.dtype))
+
+
+def _truncated_(x: Tensor, scratch: Scratch) -> Tensor:
+    """Make units into normal values truncated at two."""
+    root = rounded(math.sqrt(2), x.dtype)
+    edge = math.erf(2 / root) if x.dtype == torch.float64 else math.erf(rounded(2 / root, torch.float32))
+    edge = rounded(edge, x.dtype)
+    _erfinv_(_uniform_(x, -edge, edge), scratch, tail=False)
+    below_two = 2 - torch.finfo(x.dtype).eps
+    return x.mul_(root).clamp_(-below_two, below_two)
+
+
+def _erfinv_(x: Tensor, scratch: Scratch, tail: bool) -> Tensor:
+    """Replace `x` by its inverse error function; some may be in a tail, beyond 0.9966 or so, only if `tail`."""
+    if x.dtype.itemsize == 2:
+        return x.copy_(_erfinv_(x.float(), scratch, tail))
+    count = x.numel()
+    w = _log1p(torch.mul(x, x, out=scratch.take(count)), scratch).neg_()
+    (limit, middle, coefficients), *outer = ERFINV[x.dtype]
+    v, factor = torch.sub(w, middle, out=scratch.take(count)), scratch.take(count)
+    polynomial(coefficients, v, factor)
+    if tail:
+        root, further = sqrt_(scratch.take(count).copy_(w)), scratch.take(count)
+        for next_limit, middle, coefficients in outer:
+            polynomial(coefficients, torch.sub(root, middle, out=v), further)
+            mask = _mask_below(w, limit, out=v)
+            _blend(factor, further, mask)
+            factor, further, limit = further, factor, next_limit
+        scratch.give(root, further)
+    scratch.give(w, v, factor)
+    return x.mul_(factor)
+
+
+def _log1p(square: Tensor, scratch: Scratch) -> Tensor:
+    """log(1 - square) for 0 <= square < 1, as XLA computes it; `square` is given back."""
+    count = square.numel()
+    spare = scratch.take(count)
+    small = _mask_below(square, _LOG1P_BELOW, out=spare)
+    z = square.neg_()
+    log = torch.add(z, 1.0, out=scratch.take(count))
+    log = log.log_() if z.dtype == torch.float64 else _log_(log, scratch)
+    _blend(_log1p_small_(z, scratch), log, small)
+    scratch.give(z, spare)
+    return log
+
+
+def _log1p_small_(z: Tensor, scratch: Scratch) -> Tensor:
+    """Replace `z`, small, by log(1 + z)."""
+    ratio, square, cube = (scratch.take(z.numel()) for _ in range(3))
+    polynomial(_LOG1P_NUMERATOR, z, ratio)
+    ratio.div_(polynomial(_LOG1P_DENOMINATOR, z, square))
+    torch.mul(z, z, out=square)
+    ratio.mul_(torch.mul(square, z, out=cube)).add_(square, alpha=-0.5)
+    scratch.give(ratio, square, cube)
+    return z.add_(ratio)
+
+
+def _log_(a: Tensor, scratch: Scratch) -> Tensor:
+    """Replace `a`, float32 and positive, by its logarithm, from a = m * 2**e with m from sqrt(1/2) to sqrt(2)."""
+    spare, cube, e, y, step = (scratch.take(a.numel()) for _ in range(5))
+    bits, exponent = a.view(torch.int32), spare.view(torch.int32)
+    torch.sub(bits, _SQRT_HALF, out=exponent).bitwise_right_shift_(23)
+    torch.sub(bits, exponent, alpha=1 << 23, out=bits)
+    e.copy_(exponent)
+    x = a.sub_(1.0)
+    square = torch.mul(x, x, out=spare)
+    torch.mul(square, x, out=cube)
+    polynomial(_LOG[0:3], x, y)
+    y = fma_(y, cube, polynomial(_LOG[3:6], x, step))
+    y = fma_(y, cube, polynomial(_LOG[6:9], x, step))
+    y = fma_(y, cube, torch.mul(e, _LN2_LOW, out=step))
+    x.add_(square, alpha=-0.5).add_(y).add_(e, alpha=_LN2_HIGH)
+    scratch.give(spare, cube, e, y, step)
+    return x
+
+
+def _mask_below(x: Tensor, bound: float, out: Tensor) -> Tensor:
+    """All bits where x < bound, none elsewhere: copies of the difference's sign."""
+    return _bits(torch.sub(x, bound, out=out)).bitwise_right_shift_(8 * x.itemsize - 1)
+
+
+def _blend(chosen: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """`chosen` where the mask is set, else `other`, into `other`; torch.where takes ten times as long."""
+    bits = _bits(other)
+    bits.bitwise_xor_(mask.bitwise_and_(_bits(chosen).bitwise_xor_(bits)))
+    return other
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)

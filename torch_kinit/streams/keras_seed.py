@@ -1,0 +1,105 @@
+"""KerasSeed: the numbers that Keras itself draws for an integer seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_kinit import checks
+from torch_kinit.streams import keras_jax, keras_tensorflow, keras_torch
+from torch_kinit.streams.stream import CHUNK, Stream, fill
+
+BACKENDS = ("jax", "tensorflow", "torch")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_RANGES = {"jax": (0, 2**32 - 1), "tensorflow": (-(2**63), 2**63 - 1)}
+
+
+@dataclass(frozen=True)
+class KerasSeed(Stream):
+    """The random numbers of Keras 3: give it as `generator=` to any initializer, or to `apply`.
+
+    The tensor, seen in Keras' layout, then equals what Keras' initializer with this integer seed returns on the CPU,
+    bit for bit in float32, float16 and bfloat16; neither Keras nor its backend is needed. Like a seed of Keras', it
+    has no state: the same seed gives each tensor the same numbers, whatever was drawn before. Values are computed on
+    the CPU, whatever the device of the tensor.
+
+    Args:
+        seed: any int on torch (Keras takes it modulo 2**32), 0 to 2**32 - 1 on JAX, -2**63 to 2**63 - 1 on
+            TensorFlow (which takes it modulo 2**31 - 2).
+        backend: "jax", "tensorflow" or "torch", the backend on which Keras would draw.
+
+    Raises:
+        TypeError: `seed` is not an int.
+        ValueError: `seed` is outside the backend's range, where Keras raises OverflowError or ValueError; or an
+            unknown `backend`. From initializers: truncation other than at two, or a dtype Keras does not draw.
+
+    What the promise rests on:
+        * Keras 3.9 to 3.15 on JAX 0.10 (normals of older JAX differ by up to 3 ulp), TensorFlow 2.21, torch 2.13.
+        * jax: Keras run on a CPU with fused multiply-add, as all are since 2013; jax_threefry_partitionable on, the
+          default since JAX 0.5; for float64, jax_enable_x64, and then to 4 ulp. On CPUs with arithmetic in float16
+          (AVX512-FP16) JAX rounds float16 less often; the values are those of the others.
+        * tensorflow: Keras run with glibc 2.28 or later, whose logf and sincosf TensorFlow calls; float64 to 4 ulp.
+        * torch: this process' own torch, and its CPU capability, draw the numbers. Its QR, and so `orthogonal_`, rounds
+          otherwise with another number of threads.
+        * `orthogonal_` is identical on torch and within 5e-5 on the others, whose QR rounds otherwise. Keras cannot
+          draw it in bfloat16, nor in float16 but on TensorFlow; then the float32 matrix is rounded here.
+        * Keras on torch lets 4 in a million truncated values lie outside the bounds; they are reproduced.
+
+    Example:
+        >>> from torch_kinit import glorot_uniform_
+        >>> glorot_uniform_(torch.empty(2, 3), generator=KerasSeed(42, backend="jax"))
+        tensor([[ 0.1462, -0.2592,  0.6269],
+                [-0.9518,  0.4644, -0.2127]])
+
+    Source: keras/src/random/seed_generator.py and keras/src/backend/*/random.py.
+    """
+
+    seed: int
+    backend: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checks.integer("seed", self.seed))
+        checks.choice("backend", self.backend, BACKENDS)
+        low, high = _RANGES.get(self.backend, (self.seed, self.seed))
+        if not low <= self.seed <= high:
+            raise ValueError(f"`seed` must be from {low} to {high} for Keras on {self.backend}, got {self.seed}.")
+
+    @property
+    def native_seed(self) -> int:
+        """The seed of the torch.Generator that Keras makes on torch."""
+        return self.seed & 0xFFFFFFFF
+
+    @property
+    def double_qr(self) -> bool:
+        """Whether QR in float64 is nearest to the backend's own; on torch float32's is the backend's own."""
+        return self.backend != "torch"
+
+    def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
+        return self._fill(tensor, "uniform", low, high)
+
+    def normal_(self, tensor: Tensor, mean: float, std: float) -> Tensor:
+        return self._fill(tensor, "normal", mean, std)
+
+    def trunc_normal_(self, tensor: Tensor, mean: float, std: float, lower: float, upper: float) -> Tensor:
+        if (lower, upper) != (-2, 2):
+            raise ValueError(
+                f"Keras truncates at two standard deviations, so `lower`={lower:g} and `upper`={upper:g} cannot be "
+                "drawn from a KerasSeed."
+            )
+        return self._fill(tensor, "truncated_normal", mean, std)
+
+    def _fill(self, tensor: Tensor, law: str, *parameters: float) -> Tensor:
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"Keras draws float16, bfloat16, float32 and float64, not {tensor.dtype}.")
+        if self.backend == "torch":
+            generator = torch.Generator().manual_seed(self.native_seed)
+            draw = getattr(keras_torch, law)
+            return fill(tensor, lambda out, start: draw(out, generator, *parameters), keras_torch.CHUNK)
+        if self.backend == "jax":
+            draw = getattr(keras_jax, law)
+            return fill(tensor, lambda out, start: draw(out, (self.seed, 0), start, *parameters))
+        draw = getattr(keras_tensorflow, law)
+        chunk = keras_tensorflow.TRUNCATED_CHUNK if law == "truncated_normal" else CHUNK
+        return fill(tensor, lambda out, start: draw(out, self.seed, start, *parameters), chunk)

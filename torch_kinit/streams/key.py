@@ -1,0 +1,244 @@
+"""Key: random numbers that depend on a seed, a name and an index alone. What is here is stream v1, and stays."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_kinit import checks
+from torch_kinit.numerics import threefry
+from torch_kinit.numerics.exact import BUFFERS, Exact
+from torch_kinit.numerics.scratch import Scratch
+from torch_kinit.shards import boxes
+from torch_kinit.streams import compiled, inverse
+from torch_kinit.streams.stream import CHUNK, Stream, in_good_time
+
+_DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
+
+
+@dataclass(frozen=True)
+class Key(Stream):
+    """A stream of random numbers without state: give it as `generator=` to any initializer, or to `apply`.
+
+    Each value depends on the key and on its flat, row-major index in the whole tensor in torch's layout, and on nothing
+    else: not on the device, the memory format, the number of threads, or how a DTensor is sharded. Equal keys and
+    shapes give equal values, so derive a key for each tensor: `key.fold_in("encoder.weight")`, as `apply(seed=...)`
+    does.
+
+    Args:
+        seed: an int from 0 to 2**64 - 1.
+
+    Raises:
+        TypeError: `seed` is not an int.
+        ValueError: it is out of range.
+
+    The bits are Threefry-2x32's, of 20 rounds, as jax.random draws them: `Key(seed)` is jax.random.PRNGKey(seed),
+    fold_in of an int jax.random.fold_in, and uniform values from 0, or between symmetric bounds, that the dtype can
+    hold are those of jax.random.uniform, bit for bit. Other laws make float32 values of 32 bits (float64 values of 64)
+    by the inverse distribution function, without rejection; float16 and bfloat16 tensors get the float32 value,
+    rounded, and moved inside the bounds if it was rounded across one. All is computed by operations that IEEE 754
+    rounds exactly, so every type of CPU gives the same bits, as does an accelerator whose compiler leaves products and
+    sums apart (orthogonal_, by LAPACK's QR, agrees to rounding).
+
+    Example:
+        >>> from torch_kinit import he_normal_
+        >>> a = he_normal_(torch.empty(4, 3), generator=Key(0))
+        >>> b = he_normal_(torch.empty(4, 3, dtype=torch.bfloat16).t().contiguous().t(), generator=Key(0))
+        >>> torch.equal(a.bfloat16(), b)
+        True
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+    """
+
+    words: tuple[int, int]
+    layout = "torch"
+    indexed = True
+
+    def __init__(self, seed: int) -> None:
+        number = checks.integer("seed", seed)
+        if not 0 <= number < 2**64:
+            raise ValueError(f"`seed` must be from 0 to 2**64 - 1, got {seed!r}.")
+        object.__setattr__(self, "words", (number >> 32, number & 0xFFFFFFFF))
+
+    def fold_in(self, name: str | int) -> Key:
+        """The key derived from this one for a name, or an index.
+
+        Args:
+            name: a path such as "encoder.layer.weight", whose parts are folded in one after the other, so that
+                `key.fold_in("encoder").fold_in("layer.weight")` is the same; or an int from 0 to 2**32 - 1.
+
+        Raises:
+            TypeError, ValueError: `name` is neither.
+
+        Example:
+            >>> Key(1).fold_in("a.b") == Key(1).fold_in("a").fold_in("b") != Key(1).fold_in("ab")
+            True
+        """
+        words = self.words
+        for data in _folded(name):
+            words = threefry.fold_in(words, data)
+        derived = object.__new__(Key)
+        object.__setattr__(derived, "words", words)
+        return derived
+
+    def child(self, index: int) -> Key:
+        return self.fold_in(index)
+
+    def __repr__(self) -> str:
+        return f"Key({self.native_seed})"
+
+    @property
+    def native_seed(self) -> int:
+        """The seed that makes this key, also of one that was derived."""
+        return self.words[0] << 32 | self.words[1]
+
+    @property
+    def double_qr(self) -> bool:
+        return True
+
+    def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
+        return self._fill(tensor, inverse.uniform(low, high, tensor.dtype), _uniform)
+
+    def normal_(self, tensor: Tensor, mean: float, std: float) -> Tensor:
+        return self.trunc_normal_(tensor, mean, std, -float("inf"), float("inf"))
+
+    def trunc_normal_(self, tensor: Tensor, mean: float, std: float, lower: float, upper: float) -> Tensor:
+        return self._fill(tensor, inverse.trunc_normal(mean, std, lower, upper, tensor.dtype), _fine)
+
+    def _fill(self, tensor: Tensor, law: inverse.Law, make: _Make) -> Tensor:
+        """Run `law` over what this process holds of `tensor`, on uniform values that `make` makes of the words."""
+        if tensor.device.type == "meta" or tensor.numel() == 0:
+            return tensor
+        whole = torch.empty(tensor.shape, device="meta")
+        with torch.no_grad():
+            left = [box for box in boxes(tensor, whole) if not compiled.fill(*box, self.words, law)]
+            pieces = [piece for box in left for piece in _pieces(*box)]
+            if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+                self._draw(pieces, law, make)
+            else:
+                with closing(in_good_time(pieces)) as timed:
+                    self._draw(timed, law, make)
+        return tensor
+
+    def _draw(self, pieces: Iterable[tuple[Tensor, Tensor]], law: inverse.Law, make: _Make) -> None:
+        cipher, room = threefry.Cipher(self.words), None
+        for piece, index in pieces:
+            if room is None or room.size < piece.numel():
+                room = _Room(piece.numel(), inverse.work_dtype(piece.dtype), piece.device)
+            room.fill(piece, index, cipher, law, make)
+
+
+Words = tuple[Tensor, Tensor]
+_Make = Callable[[Words, Tensor, float, float], None]
+
+
+class _Room:
+    """The memory in which the values of a piece are made."""
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.size = size
+        self._words = torch.empty((3, size), dtype=torch.int32, device=device)
+        self._out = torch.empty(size, dtype=dtype, device=device)
+        self._maths = Exact(Scratch(BUFFERS, size, dtype, device))
+
+    def fill(self, piece: Tensor, index: Tensor, cipher: threefry.Cipher, law: inverse.Law, make: _Make) -> None:
+        """Run `law` over a view of a tensor, of which `index` tells the flat indices."""
+        count = piece.numel()
+        x0, x1, scratch = self._words[:, :count]
+        _encrypt(cipher, index, x0, x1, scratch)
+        direct = piece.is_contiguous() and piece.dtype == self._out.dtype
+        out = piece.view(-1) if direct else self._out[:count]
+        law(out, functools.partial(make, (x0, x1)), self._maths)
+        if not direct:
+            piece.copy_(out.view(piece.shape))
+
+
+def _folded(name: str | int) -> Iterator[int]:
+    """The words to fold in, one after the other: two a part of a path, by a cryptographic hash."""
+    if isinstance(name, str):
+        for part in name.split("."):
+            digest = hashlib.sha256(part.encode(errors="surrogatepass")).digest()
+            yield int.from_bytes(digest[:4], "big")
+            yield int.from_bytes(digest[4:8], "big")
+        return
+    number = checks.integer("name", name, "a string or an int")
+    if not 0 <= number < 2**32:
+        raise ValueError(f"`name` must be from 0 to 2**32 - 1 if it is an int, got {name!r}.")
+    yield number
+
+
+def _uniform(words: Words, out: Tensor, low: float, high: float) -> None:
+    """As jax.random.uniform: the upper 23 bits (52 in float64) are the fraction f of low + f * (high - low)."""
+    if out.dtype == torch.float64:
+        fraction = _wide(words).bitwise_right_shift_(12).bitwise_and_((1 << 52) - 1)
+        out.copy_(fraction).mul_(2.0**-52)
+    else:
+        bits = words[0].bitwise_xor_(words[1])
+        out.copy_(bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF)).mul_(2.0**-23)
+    if low == -high:
+        out.mul_(2).sub_(1).mul_(high)  # rounded once, as JAX's fused multiply-add
+    else:
+        out.mul_(high - low)
+        if low != 0:
+            out.add_(low)
+    _clamp(out, low, high)
+
+
+def _fine(words: Words, out: Tensor, low: float, high: float) -> None:
+    """All 32 bits (64 in float64) as a number around the middle of low and high, finest there."""
+    if out.dtype == torch.float64:
+        out.copy_(_wide(words)).mul_((high - low) * 2.0**-64)
+    else:
+        out.copy_(words[0].bitwise_xor_(words[1])).mul_((high - low) * 2.0**-32)
+    if low != -high:
+        out.add_((low + high) / 2)
+    _clamp(out, low, high)
+
+
+def _clamp(out: Tensor, low: float, high: float) -> None:
+    torch.nn.functional.hardtanh_(out, low, high)
+
+
+def _wide(words: Words) -> Tensor:
+    return words[0].long().bitwise_left_shift_(32).bitwise_or_(words[1].long().bitwise_and_(0xFFFFFFFF))
+
+
+def _pieces(tensor: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of `tensor`, small enough to draw at a time, that together are the whole, with those of `index`."""
+    limit = CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK
+    limit = limit * 4 // inverse.work_dtype(tensor.dtype).itemsize
+    if tensor.numel() <= limit:
+        if tensor.numel():
+            yield tensor, index
+        return
+    axis = next(d for d in range(tensor.ndim) if tensor.shape[d] > 1)
+    size = tensor.shape[axis]
+    rows = max(1, limit * size // tensor.numel())
+    for start in range(0, size, rows):
+        length = min(rows, size - start)
+        yield from _pieces(tensor.narrow(axis, start, length), index.narrow(axis, start, length))
+
+
+def _encrypt(cipher: threefry.Cipher, index: Tensor, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
+    """Write the words at the flat indices that the strides and offset of `index` tell, in row-major order."""
+    offset = int(index.storage_offset())
+    if index.is_contiguous():
+        cipher.encrypt(offset, x0, x1, scratch)
+        return
+    last = offset + sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
+    short = last < 2**31
+    flat = torch.full((), offset, dtype=torch.int32 if short else torch.int64, device=x0.device)
+    for size, stride in zip(index.shape, index.stride(), strict=True):
+        flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=x0.device) * stride
+    x1.copy_(flat.view(-1))
+    if short:
+        x0.zero_()
+    else:
+        x0.copy_(flat.bitwise_right_shift_(32).view(-1))
+    cipher.encrypt_counters(x0, x1, scratch)

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
 from tests.conftest import DEVICES
-from tests.draws import DRAWS, every_draw
-from tests.laws import Normal, TruncatedAtTwo, Uniform, check_law
-from tests.models import network
+from tests.support.draws import DRAWS, every_draw
+from tests.support.laws import Normal, TruncatedAtTwo, Uniform, check_law
+from tests.support.models import network
 from torch_kinit import KerasSeed, Key
 from torch_kinit.numerics import threefry
 from torch_kinit.streams.keras_seed import BACKENDS

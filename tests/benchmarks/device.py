@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
-from tests.laws import N, Normal, TruncatedAtTwo, Uniform, check_law
+from tests.support.laws import N, Normal, TruncatedAtTwo, Uniform, check_law
 
 VALUES = 256 << 20
 TRUNCATED = TruncatedAtTwo(0, 0.05)

@@ -20,9 +20,9 @@ os.environ["KERAS_BACKEND"] = "torch"
 import torch
 
 import torch_kinit as kinit
-from tests import backends
 from tests.benchmarks import work
-from tests.memory import PeakMemory
+from tests.support import backends
+from tests.support.memory import PeakMemory
 
 
 def seconds(call):

@@ -10,9 +10,9 @@ import torch
 
 from tests.benchmarks import device as timed
 from tests.conftest import DEVICES
-from tests.draws import DRAWS, every_draw
-from tests.laws import TruncatedAtTwo, check_law
-from tests.memory import PeakMemory
+from tests.support.draws import DRAWS, every_draw
+from tests.support.laws import TruncatedAtTwo, check_law
+from tests.support.memory import PeakMemory
 from tests.test_devices import LAWS, ON_CPU, SHAPE, SOURCES, every_dtype, sources
 from torch_kinit import Key
 from torch_kinit.streams import key

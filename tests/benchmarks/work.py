@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
-from tests.laws import Normal, TruncatedAtTwo, Uniform, check_law
+from tests.support.laws import Normal, TruncatedAtTwo, Uniform, check_law
 
 SIZE = 16 << 20
 SHAPE = (4096, 4096)

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from tests.backends import Backend, backend, same_bits
-from tests.memory import PeakMemory
+from tests.support.backends import Backend, backend, same_bits
+from tests.support.memory import PeakMemory
 from torch_kinit.numerics import fma, threefry
 from torch_kinit.streams import keras_jax
 
@@ -60,7 +60,7 @@ result = getattr(keras.initializers, name)(*numbers, seed=seed)(shape, dtype="fl
 """
 DIGESTS = """
 from torch_kinit.numerics import fma
-from tests.streams.test_xla import digests
+from tests.streams.test_keras_jax import digests
 assert not fma.is_fused()
 print(*digests())
 """

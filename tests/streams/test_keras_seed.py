@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import torch_kinit as kinit
-from tests.backends import NAMES, Backend, backend, same_bits
+from tests.support.backends import NAMES, Backend, backend, same_bits
 from torch_kinit import KerasSeed
 from torch_kinit.streams.stream import CHUNK
 

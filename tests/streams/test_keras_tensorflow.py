@@ -9,8 +9,8 @@ import platform
 import pytest
 import torch
 
-from tests.backends import backend, same_bits
-from tests.memory import PeakMemory
+from tests.support.backends import backend, same_bits
+from tests.support.memory import PeakMemory
 from torch_kinit.streams import keras_tensorflow
 from torch_kinit.streams.stream import CHUNK, fill
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import torch_kinit as kinit
-from tests.backends import same_bits
+from tests.support.backends import same_bits
 from torch_kinit import KerasSeed
 from torch_kinit.streams import keras_torch
 from torch_kinit.streams.stream import CHUNK, fill

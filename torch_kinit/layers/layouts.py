@@ -1,7 +1,7 @@
 """How each torch layer stores what Keras calls kernel, recurrent_kernel, bias: one row a tensor.
 
 A layer's layout is the list of its `Variable`s, main weight first. Proved against Keras by equal outputs, see
-tests/test_layouts.py. The maps are those of Keras 3.15 and torch 2.13.
+tests/layers/test_layouts.py. The maps are those of Keras 3.15 and torch 2.13.
 """
 
 from __future__ import annotations

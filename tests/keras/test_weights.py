@@ -1,0 +1,300 @@
+"""`to_keras` and `from_keras` carry weights between torch modules and the Keras layers that compute the same.
+
+The oracle is Keras: with the same weights its layers must give the same outputs.
+"""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers as kl
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import torch_kinit as kinit
+from tests.support.fingerprint import fingerprint
+from tests.support.keras_twins import TWINS, check_same_output
+from tests.support.models import Positions, Symmetric, symmetric, tied
+
+pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
+
+
+def built(twin):
+    """The built Keras layers, the torch module, inputs for both, and a source of values."""
+    rng = np.random.default_rng(0)
+    inputs, layers, module = twin.inputs(rng), twin.layers(), twin.module().eval()
+    with torch.no_grad():
+        twin.run_keras(layers, *inputs)
+    return layers, module, inputs, rng
+
+
+def random_weights(layers, rng):
+    """Values for every weight, as `get_weights` would give them; variances positive."""
+    weights = [weight for layer in layers for weight in layer.weights]
+    draws = [rng.uniform(-0.5, 0.5, weight.shape).astype(np.float32) for weight in weights]
+    return [d + (w.name == "moving_variance") for w, d in zip(weights, draws, strict=True)]
+
+
+def set_weights(layers, arrays):
+    """Give the arrays to the layers, as many to each as it has weights."""
+    arrays = list(arrays)
+    for layer in layers:
+        own, arrays = arrays[: len(layer.weights)], arrays[len(layer.weights) :]
+        # alpha and gamma keep their shared axes, of size one, in Keras
+        layer.set_weights([a.reshape(w.shape) for a, w in zip(own, layer.weights, strict=True)])
+    assert not arrays
+
+
+def randomize(module):
+    """Values in every parameter and buffer of a torch module, the second bias of an LSTM too."""
+    with torch.no_grad():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(-0.5, 0.5).add_(1.0 if "running_var" in name else 0.0)
+
+
+@torch.no_grad()
+def check_outputs(twin, layers, module, inputs):
+    """Raise AssertionError unless both compute the same."""
+    check_same_output(twin, module, inputs, twin.run_keras(layers, *inputs))
+
+
+each_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+
+
+@each_twin
+def test_from_keras(twin):
+    """A module that has got `get_weights()` of its Keras twin computes what Keras does; a wrong weight shows."""
+    layers, module, inputs, rng = built(twin)
+    randomize(module)
+    arrays = random_weights(layers, rng)
+    set_weights(layers, arrays)
+    kinit.from_keras(module, [a for layer in layers for a in layer.get_weights()], depthwise=twin.depthwise)
+    check_outputs(twin, layers, module, inputs)
+    for i in range(len(arrays)):
+        if "MultiheadAttention" in twin.name and (i, len(arrays)) == (3, 8):
+            continue  # the key's bias adds the same to all scores of a query, which softmax does not see
+        kinit.from_keras(module, [a + 0.25 * (i == j) for j, a in enumerate(arrays)], depthwise=twin.depthwise)
+        with pytest.raises(AssertionError, match="not close"):
+            check_outputs(twin, layers, module, inputs)
+
+
+@each_twin
+def test_to_keras(twin):
+    """Keras layers that have got `to_keras(module)` by `set_weights` compute what the module does."""
+    layers, module, inputs, _ = built(twin)
+    randomize(module)
+    arrays = kinit.to_keras(module, depthwise=twin.depthwise)
+    set_weights(layers, arrays)
+    check_outputs(twin, layers, module, inputs)
+
+
+# --- whole models, orders, merged axes -------------------------------------------------------------------------------
+
+
+class Port(nn.Module):
+    """A small image classifier whose modules are registered in another order than Keras' layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.stem = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU())
+        self.last = nn.Conv2d(4, 6, (3, 2))
+
+    def forward(self, x):
+        return self.head(self.last(self.stem(x)).relu().mean((2, 3)))
+
+
+ORDER = ["stem", "last", "head"]
+
+
+def keras_port():
+    first = {"data_format": "channels_first"}
+    stem = [keras.Input((2, 9, 8)), kl.Conv2D(4, 3, **first), kl.BatchNormalization(1), kl.ReLU()]
+    last = [kl.Conv2D(6, (3, 2), activation="relu", **first), kl.GlobalAveragePooling2D(**first)]
+    return keras.Sequential([*stem, *last, kl.Dense(3)])
+
+
+@torch.no_grad()
+def test_order():
+    """With `order`, whole models exchange weights whatever the order in which torch registers their modules."""
+    model, real, x = Port().eval(), keras_port(), torch.randn(5, 2, 9, 8)
+    randomize(model)
+    real.set_weights(kinit.to_keras(model, order=ORDER))
+    torch.testing.assert_close(model(x), real(x, training=False), rtol=1e-5, atol=1e-5)
+    other = Port().eval()
+    kinit.from_keras(other, real.get_weights(), order=ORDER)
+    assert torch.equal(model(x), other(x))
+
+
+WRONG_ORDERS = {
+    "unknown": ([*ORDER, "tail"], r"`order` has 'tail', which holds no weights"),
+    "misspelt": (["stem", "last", "haed"], r"`order` has 'haed'.* Did you mean 'head'"),
+    "twice": ([*ORDER, "stem.0"], r"`order` lists a module twice"),
+    "left out": (["stem", "head"], r"`order` leaves out last.weight \(Conv2d's kernel, \(3, 2, 4, 6\)"),
+}
+
+
+@pytest.mark.parametrize(("order", "message"), WRONG_ORDERS.values(), ids=WRONG_ORDERS)
+def test_wrong_orders(order, message):
+    """An order that leaves out, repeats or invents a module is an error, both ways, and changes nothing."""
+    model = Port()
+    arrays, before = kinit.to_keras(model, order=ORDER), fingerprint(model)
+    with pytest.raises(ValueError, match=message):
+        kinit.to_keras(model, order=order)
+    with pytest.raises(ValueError, match=message):
+        kinit.from_keras(model, arrays, order=order)
+    assert fingerprint(model) == before
+
+
+@torch.no_grad()
+def test_merged_axes():
+    """Linears take the arrays of a MultiHeadAttention, whose heads have an axis of their own, and give them merged."""
+    x, y, layer = torch.randn(2, 5, 12), torch.randn(2, 7, 12), kl.MultiHeadAttention(3, 4)
+    layer(x, y)
+    layer.set_weights(random_weights([layer], np.random.default_rng(0)))
+    query, key, value, out = parts = nn.ModuleList([nn.Linear(12, 12) for _ in range(4)])
+    kinit.from_keras(parts, layer.get_weights())
+    q, k, v = (t.unflatten(-1, (3, 4)).transpose(1, 2) for t in (query(x), key(y), value(y)))
+    found = out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(found, layer(x, y), rtol=1e-5, atol=1e-5)
+    packed = nn.MultiheadAttention(12, 3, batch_first=True)
+    kinit.from_keras(packed, kinit.to_keras(parts))
+    torch.testing.assert_close(packed(x, y, y)[0], found, rtol=1e-5, atol=1e-5)
+
+
+# --- kinds of tensors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_dtypes(dtype):
+    """Arrays have the parameters' dtype, bfloat16 float32's, and lose nothing there and back."""
+    model, other = (nn.Linear(3, 5).to(getattr(torch, dtype)) for _ in range(2))
+    arrays = kinit.to_keras(model)
+    assert {str(a.dtype) for a in arrays} == {"float32" if dtype == "bfloat16" else dtype}
+    kinit.from_keras(other, arrays)
+    assert torch.equal(other.weight, model.weight)
+    assert other.weight.dtype == model.weight.dtype
+
+
+def test_arrays_are_copies():
+    """Neither the arrays nor the parameters change with the other."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GRU(3, 2))
+    arrays, before = kinit.to_keras(model), fingerprint(model)
+    for array in arrays:
+        array += 1
+    assert fingerprint(model) == before
+    kinit.from_keras(model, arrays)
+    changed = fingerprint(model)
+    for array in arrays:
+        array += 1
+    assert fingerprint(model) == changed != before
+
+
+def test_accepted_arrays():
+    """Arrays may be tensors, backwards, read-only, of another dtype, and come from an iterator."""
+    model = nn.Linear(3, 2)
+    kernel = np.arange(6.0).reshape(3, 2)
+    locked = kernel.copy()
+    locked.flags.writeable = False
+    backwards = kernel[::-1].copy()[::-1]
+    for form in (kernel, backwards, locked, torch.tensor(kernel), kernel.astype("int64"), kernel.tolist()):
+        kinit.from_keras(model, iter([form, torch.ones(2)]))
+        assert torch.equal(model.weight, torch.arange(6.0).view(3, 2).t())
+
+
+def test_tied_weights_are_given_once():
+    """A tied tensor is one array, its first owner's, and stays tied."""
+    model = tied()
+    assert [a.shape for a in kinit.to_keras(model)] == [(10, 8), (10,)]
+    kinit.from_keras(model, [np.ones((10, 8)), np.zeros(10)])
+    assert model["head"].weight is model["words"].weight
+    assert bool((model["head"].weight == 1).all())
+
+
+def test_parametrized_weights():
+    """A parametrized weight is read as the value it has, and set through its right_inverse."""
+    module, value = parametrizations.weight_norm(nn.Linear(4, 3)), torch.randn(4, 3)
+    kinit.from_keras(module, [value, torch.zeros(3)])
+    torch.testing.assert_close(module.weight, value.T, rtol=1e-6, atol=1e-6)
+    assert np.array_equal(kinit.to_keras(module)[0], module.weight.detach().T)
+
+
+N, BOTH = st.integers(1, 4), st.booleans()
+MODULES = st.one_of(
+    st.builds(nn.Linear, N, N, bias=BOTH),
+    st.builds(lambda g, i, o, k: nn.Conv2d(g * i, g * o, (k, 2), groups=g), N, N, N, N),
+    st.builds(nn.ConvTranspose3d, N, N, st.tuples(N, N, N)),
+    *[st.builds(cls, N, N, num_layers=N, bias=BOTH, bidirectional=BOTH) for cls in (nn.RNN, nn.LSTM, nn.GRU)],
+    *[st.builds(cls, N, N, bias=BOTH) for cls in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)],
+    st.builds(lambda h, d, k, b: nn.MultiheadAttention(h * d, h, bias=b, kdim=k), N, N, N, BOTH),
+    st.builds(lambda n, d, pad: nn.Embedding(n, d, padding_idx=0 if pad else None), N, N, BOTH),
+    st.builds(nn.BatchNorm2d, N, affine=BOTH, track_running_stats=BOTH),
+    st.builds(nn.LayerNorm, st.lists(N, min_size=1, max_size=3)),
+)
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=150)
+@given(modules=st.lists(MODULES, max_size=4))
+def test_any_model_there_and_back(modules):
+    """A copy that gets a model's arrays gives them again; the second biases of LSTM and RNN have joined the first."""
+    model = nn.Sequential(*modules)
+    randomize(model)
+    other = copy.deepcopy(model)
+    randomize(other)
+    arrays = kinit.to_keras(model)
+    kinit.from_keras(other, arrays)
+    assert all(map(np.array_equal, kinit.to_keras(other), arrays))
+    summed = [m for m in other if isinstance(m, (nn.RNN, nn.LSTM, nn.RNNCell, nn.LSTMCell))]
+    assert not any(p.any() for m in summed for name, p in m.named_parameters() if "bias_hh" in name)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+TWO = [np.ones((2, 3)), np.ones(3), np.ones((3, 4)), np.ones(4)]  # the weights of two Linears
+WRONG = {
+    "too few": (TWO[:-1], r"3 arrays for 4 weights of the model; the first without one is 1\.bias \(Linear's bias, "),
+    "too many": ([*TWO, TWO[0]], r"5 arrays for 4 weights of the model; its last weight is 1\.bias"),
+    "transposed": ([*TWO[:2], TWO[2].T, TWO[3]], r"Array 2 of 4 has shape \(4, 3\); its place is 1\.weight \(Linear"),
+    "scalar": ([1.0, *TWO[1:]], r"Array 0 of 4 has shape \(\); its place is 0\.weight"),
+    "other order": (TWO[2:] + TWO[:2], r"Array 0 of 4 has shape \(3, 4\); its place is 0\.weight"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arrays(arrays, message):
+    """Too few, too many or misshapen arrays are an error that names the place, and change nothing."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match=message):
+        kinit.from_keras(model, arrays)
+    assert fingerprint(model) == before
+
+
+MODELS = {
+    "raw parameters": (Positions, ValueError, r"Keras has no weight for positions of Positions, token of Pos"),
+    "learned keys": (lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True), ValueError, r"no weight for bias_k of M"),
+    "lazy": (lambda: nn.LazyLinear(3), ValueError, r"lazy"),
+    "no module": (dict, TypeError, r"`model` must be a torch.nn.Module, got \{\} of type dict"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), MODELS.values(), ids=MODELS)
+def test_models_without_a_twin(make, error, message):
+    """A model with weights that Keras does not have is an error, both ways."""
+    for call in (lambda: kinit.to_keras(make()), lambda: kinit.from_keras(make(), [])):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_weights_that_cannot_be_set():
+    """A parametrization without right_inverse is an error before any other weight has changed."""
+    model = nn.Sequential(nn.Linear(4, 4), symmetric(Symmetric()))
+    arrays, before = [a + 1 for a in kinit.to_keras(model)], fingerprint(model)
+    with pytest.raises(ValueError, match=r"1\.weight.*Symmetric has no right_inverse"):
+        kinit.from_keras(model, arrays)
+    assert fingerprint(model) == before

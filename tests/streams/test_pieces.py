@@ -1,0 +1,269 @@
+"""`fill` hands out the row-major positions of any tensor piece by piece, and a `part` is a stretch of its stream."""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.backends import NAMES, same_bits
+from tests.support.memory import PeakMemory
+from torch_kinit import KerasSeed
+from torch_kinit.streams.stream import CHUNK, fill, in_good_time
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+every_backend = pytest.mark.parametrize("name", NAMES)
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+class Counter:
+    """A draw whose value at each index is the index; it keeps where its pieces began and how long they were."""
+
+    def __init__(self):
+        self.pieces = []
+
+    def __call__(self, out, start):
+        assert out.ndim == 1
+        assert out.is_contiguous()
+        assert out.device.type == "cpu"
+        self.pieces.append((start, out.numel()))
+        out.copy_(torch.arange(start, start + out.numel()))
+
+
+def check_pieces(pieces, total, chunk):
+    """Raise AssertionError unless the pieces follow each other, as the docstring of `fill` has it."""
+    starts, counts = zip(*pieces, strict=True)
+    assert [*starts[1:], total] == list(itertools.accumulate(counts))
+    assert all(start % chunk == 0 for start in starts)
+    assert counts[-1] >= min(16, total)
+    assert max(counts) < chunk + 16
+
+
+@st.composite
+def views(draw):
+    """A float64 view of up to five axes, in any memory order, stepping over some of a larger tensor; and that."""
+    shape = draw(st.lists(st.integers(0, 7), max_size=5))
+    step = [draw(st.integers(1, 3)) for _ in shape]
+    before = [draw(st.integers(0, 2)) for _ in shape]
+    order = draw(st.permutations(range(len(shape))))
+    large = torch.full([before[a] + step[a] * shape[a] for a in order], -1.0, dtype=torch.float64)
+    inner = large.permute([order.index(a) for a in range(len(shape))])
+    return large, inner[tuple(slice(b, None, s) for b, s in zip(before, step, strict=True))]
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@given(pair=views(), chunk=st.sampled_from([16, 32, 48, 1024]))
+def test_any_strides(pair, chunk):
+    """Each element has the value of its index in row-major order, and memory outside the view is left alone."""
+    large, view = pair
+    count = Counter()
+    assert fill(view, count, chunk) is view
+    for value, index in zip(itertools.count(), itertools.product(*map(range, view.shape))):
+        assert view[index].item() == value  # a plain loop
+    if view.numel():
+        check_pieces(count.pieces, view.numel(), chunk)
+    else:
+        assert count.pieces == []
+    view.fill_(-1.0)
+    assert bool((large == -1.0).all())
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 15, 16, 17, CHUNK - 1, CHUNK, CHUNK + 15, CHUNK + 16])
+@pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "strided"])
+def test_pieces_of_the_usual_size(more, contiguous):
+    """Tensors just below and above one and two chunks are cut where the contract has it."""
+    total = CHUNK + more
+    tensor = torch.empty(total) if contiguous else torch.empty(total, 2)[:, 1]
+    count = Counter()
+    fill(tensor, count)
+    check_pieces(count.pieces, total, CHUNK)
+    assert torch.equal(tensor, torch.arange(total, dtype=torch.float32))
+
+
+def test_wrong_pieces_are_rejected():
+    """The check of pieces fails for a gap, a short end, a piece too long and a start between two chunks."""
+    for wrong in ([(0, 16), (32, 16)], [(0, 32), (32, 8)], [(0, 48)], [(0, 20), (20, 20)]):
+        with pytest.raises(AssertionError):
+            check_pieces(wrong, sum(count for _, count in wrong), 16)
+
+
+def test_contiguous_tensors_are_filled_in_place():
+    """A contiguous tensor's own memory is handed to the draw, whatever offset it has; no other is made."""
+    tensor = torch.zeros(40)[3:]
+    where = []
+    with PeakMemory(tensor) as memory:
+        fill(tensor, lambda out, start: where.append(out.data_ptr() - 4 * start), 16)
+    assert set(where) == {tensor.data_ptr()}
+    assert memory.peak == 0
+
+
+def test_nothing_to_fill():
+    """Nothing is drawn for a tensor on the meta device or without values."""
+    for tensor in (torch.empty(3, 4, device="meta"), torch.empty(0), torch.empty(4, 0, 3)):
+        count = Counter()
+        assert fill(tensor, count) is tensor
+        assert count.pieces == []
+
+
+def test_no_gradient_is_recorded():
+    """A leaf that requires gradients, or a view of one, is filled without a record."""
+    leaf = torch.empty(20, 3, requires_grad=True)
+    fill(leaf, Counter(), 16)
+    with torch.no_grad():
+        fill(leaf[:, 1], Counter(), 16)
+    assert leaf.grad_fn is None
+    assert torch.equal(leaf[:, 1].detach(), torch.arange(20.0))
+
+
+# --- streams: parts, memory ------------------------------------------------------------------------------------------
+
+LAWS = {
+    "uniform": lambda stream, tensor: stream.uniform_(tensor, -0.3, 0.2),
+    "normal": lambda stream, tensor: stream.normal_(tensor, 0.1, 0.2),
+    "truncated": lambda stream, tensor: stream.trunc_normal_(tensor, 0.1, 0.2, -2.0, 2.0),
+}
+every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+
+
+@every_backend
+@every_law
+@settings(deadline=None, derandomize=True, database=None, max_examples=25)
+@given(
+    start=st.integers(0, 60),
+    shape=st.lists(st.integers(0, 5), max_size=3).map(tuple),
+    rest=st.integers(0, 60),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_part(name, law, start, shape, rest, dtype):
+    """A part has the values of the whole from its start on, in its own row-major order."""
+    tensor = torch.empty(shape, dtype=dtype)
+    stream, total = KerasSeed(5, name), start + tensor.numel() + rest
+    whole = law(stream, torch.empty(total, dtype=dtype))
+    part = stream.part(start, total)
+    assert law(part, tensor) is tensor
+    assert same_bits(tensor.flatten(), whole[start : start + tensor.numel()])
+    assert (part.native_seed, part.double_qr) == (stream.native_seed, stream.double_qr)
+
+
+@every_backend
+@every_law
+def test_part_of_a_part(name, law):
+    """A part of a part counts from that part's own start."""
+    stream = KerasSeed(5, name)
+    whole, found = law(stream, torch.empty(100)), torch.empty(2, 10).t()
+    law(stream.part(30, 100).part(10, 50), found)
+    assert same_bits(found.flatten(), whole[40:60])
+
+
+@every_backend
+@every_law
+def test_part_on_meta(name, law):
+    """A part leaves a tensor on the meta device alone."""
+    tensor = torch.empty(3, 2, device="meta")
+    assert law(KerasSeed(5, name).part(6, 12), tensor) is tensor
+
+
+def peak(law, stream, dtype, chunks):
+    """The memory that a strided tensor of so many chunks takes beside it."""
+    large = torch.empty(chunks * CHUNK // 64 + 1, 2, 64, dtype=dtype)
+    with PeakMemory(large) as memory:
+        law(stream, large[:, 0].t())
+    return memory.peak
+
+
+@every_backend
+@every_law
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_memory(name, law, dtype):
+    """At most 16 MiB are taken beside the tensor, and no more for twice its size."""
+    stream = KerasSeed(1, name)
+    small, large = (peak(law, stream, dtype, chunks) for chunks in (4, 8))
+    assert 0 < large <= 16 * 2**20
+    assert large <= 1.01 * small  # truncation takes a little more where chance has it
+
+
+def test_memory_of_a_whole_copy_is_seen():
+    """The measure of memory counts what a stream must not do: draw the whole beside the tensor."""
+    whole = KerasSeed(1, "torch").part(0, 4 * CHUNK)
+    tensor = torch.empty(4 * CHUNK)
+    with PeakMemory(tensor) as memory:
+        whole.normal_(tensor, 0.0, 1.0)
+    assert memory.peak == 4 * tensor.numel()
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def threads_taken(seconds, pieces, monkeypatch):
+    """With how many threads each piece is drawn where a piece takes so many seconds with so many threads."""
+    clock, taken = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    torch.set_num_threads(max(seconds))
+    for piece in in_good_time(range(pieces)):
+        assert piece == len(taken)
+        taken.append(torch.get_num_threads())
+        clock[0] += seconds[taken[-1]](piece)
+    assert torch.get_num_threads() == max(seconds)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "rest"), [(2.0, 1.0, 2), (1.0, 9.0, 1)], ids=["cores left to themselves", "cores that others use"]
+)
+def test_the_faster_number_of_threads_is_found(one, two, rest, monkeypatch):
+    """A long draw tries one thread and all, and goes on with what took less time."""
+    seconds = {1: lambda piece: one, 2: lambda piece: two}
+    assert threads_taken(seconds, 40, monkeypatch) == [1, 2, 1, *[rest] * 37]
+
+
+def test_threads_are_given_up_when_they_get_slow(monkeypatch):
+    """If others begin to use the cores, the draw goes back to one thread."""
+    seconds = {1: lambda piece: 2.0, 2: lambda piece: 1.0 if piece < 10 else 5.0}
+    assert threads_taken(seconds, 40, monkeypatch) == [1, 2, 1, *[2] * 8, *[1] * 29]
+
+
+def test_short_draws_try_nothing(monkeypatch):
+    """A draw of a few pieces takes one thread."""
+    seconds = {1: lambda piece: 2.0, 2: lambda piece: 1.0}
+    assert threads_taken(seconds, 15, monkeypatch) == [1] * 15
+
+
+def test_threads_are_put_back_after_an_error(monkeypatch):
+    """A draw that raises leaves torch with the number of threads it had."""
+    torch.set_num_threads(2)
+
+    with pytest.raises(ZeroDivisionError):
+        fill(torch.empty(400), lambda out, start: 1 / (start - 32), 16)
+    assert torch.get_num_threads() == 2
+
+
+DIGEST = """
+import hashlib, sys, torch, torch_kinit as kinit
+
+torch.set_num_threads(int(sys.argv[1]))
+for name in sys.argv[2:]:
+    for draw in (kinit.random_uniform_, kinit.random_normal_, kinit.he_normal_):
+        for dtype in (torch.float32, torch.bfloat16):
+            values = draw(torch.empty(200, 301, dtype=dtype), generator=kinit.KerasSeed(3, name))
+            print(name, draw.__name__, dtype, hashlib.sha256(values.view(torch.int16).numpy()).hexdigest())
+"""
+
+
+def digests(threads, *names, **environment):
+    command = [sys.executable, "-c", DIGEST, str(threads), *names]
+    environment = {**os.environ, **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_threads_and_instruction_sets():
+    """Values do not depend on the number of threads, nor, except on torch, on the vector instructions it may use."""
+    processes = [digests(1, *NAMES), digests(2, *NAMES), digests(2, *NAMES[:2], ATEN_CPU_CAPABILITY="default")]
+    one, two, default = (process.communicate(timeout=300)[0].splitlines() for process in processes)
+    assert len(set(one)) == len(one) == 18
+    assert two == one
+    assert default == one[:12]

@@ -106,7 +106,7 @@ def test_the_same_over_nccl(case):
 
 def digests(world, case, device):
     """What each process writes: the digest of the gathered weights, and the number of collectives."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.sharded_run", str(world), case, device]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.sharded_run", str(world), case, device]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split("\n")[:-1]

@@ -129,7 +129,7 @@ def run(rank, world, path):
 
 def test_wrapped_models_get_the_values_of_one_process():
     """Whatever is wrapped, with flat parameters or the original ones, on two processes whose torch seeds differ."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.test_fsdp1"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.model.test_fsdp1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     cases = [f"{name}, {orig}" for name in WRAPPED for orig in (False, True)]

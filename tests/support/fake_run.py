@@ -15,7 +15,7 @@ from tests.support.sharded_run import RULES, Net
 
 # Forked from a process that has imported what each would need seconds for.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch._dynamo", "torch.distributed.tensor.debug", "tests.fake_run"])
+CONTEXT.set_forkserver_preload(["torch._dynamo", "torch.distributed.tensor.debug", "tests.support.fake_run"])
 
 
 def on_ranks(world, ranks, function, *arguments):

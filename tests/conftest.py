@@ -50,9 +50,9 @@ def _keras_on_cpu():
 def register(monkeypatch):
     """Registers layouts for one test only."""
     import torch_kinit as kinit
-    from torch_kinit.layers import layouts
+    from torch_kinit.layers import table
 
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    monkeypatch.setattr(table, "_ROWS", dict(table._ROWS))
     return kinit.register_layout
 
 

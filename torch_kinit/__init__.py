@@ -1,7 +1,7 @@
 """Keras' initializers for PyTorch: in-place functions, and rules that initialize whole models."""
 
 from torch_kinit.initializers.axes import fans
-from torch_kinit.initializers.names import get, serialize
+from torch_kinit.initializers.names import get, law, serialize
 from torch_kinit.initializers.plain import (
     constant_,
     ones_,
@@ -41,18 +41,23 @@ from torch_kinit.model.steps import Step
 from torch_kinit.streams.compiled import compiled
 from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.key import Key
+from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Constant",
     "KERAS_DEFAULTS",
     "KerasSeed",
     "Key",
+    "Normal",
     "Plan",
     "Step",
     "TiedParameterError",
+    "TruncatedNormal",
     "Twin",
     "UncoveredParameterError",
+    "Uniform",
     "UnusedRuleError",
     "Variable",
     "apply",
@@ -66,6 +71,7 @@ __all__ = [
     "he_normal_",
     "he_uniform_",
     "identity_",
+    "law",
     "lecun_normal_",
     "lecun_uniform_",
     "materialize",
@@ -88,3 +94,9 @@ __all__ = [
     "variance_scaling_",
     "zeros_",
 ]
+
+# Names live here, whatever file they stand in: tracebacks and pickles say so.
+for _name in __all__:
+    if hasattr(globals()[_name], "__module__"):
+        globals()[_name].__module__ = __name__
+del _name

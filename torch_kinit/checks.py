@@ -7,13 +7,15 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch import nn
+from torch.nn.parameter import is_lazy
 
-from torch_kinit.shards import is_distributed
+from torch_kinit.shards import is_distributed, sharding
 
 
 def near(name: str, accepted: Iterable[str]) -> str:
@@ -28,6 +30,25 @@ def warn(message: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+@contextmanager
+def context(text: str) -> Iterator[None]:
+    """Say in an error where it was raised: before its message, if that is all it has, or else in a note."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (TypeError, ValueError)) and len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (f"{text}: {error.args[0]}",)
+        else:
+            error.add_note(text)
+        raise
+
+
+def module(value: object) -> None:
+    """Refuse a `model` that is no module."""
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {value!r} of type {type(value).__name__}.")
 
 
 def choice(name: str, value: object, accepted: Iterable[str]) -> None:
@@ -100,7 +121,7 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
     """`value` if it is a tensor that an initializer can fill in place."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
-    if isinstance(value, UninitializedTensorMixin):
+    if is_lazy(value):
         raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
     if value.is_quantized or value.layout != torch.strided:
         kind = "quantized" if value.is_quantized else str(value.layout)
@@ -113,20 +134,14 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
             "initialize inside that context, or give a .clone()."
         )
     if is_distributed(value):
-        _placements(value, name)
+        for placement in value.placements:  # type: ignore[attr-defined]
+            sharding(placement, name)
     if _overlaps(value):
         raise ValueError(
             f"`{name}` of shape {tuple(value.shape)} and strides {value.stride()} holds the same memory more than "
             "once (an expanded or overlapping view); fill the tensor it was made from, or a .clone()."
         )
     return value
-
-
-def _placements(value: Any, name: str) -> None:
-    """Refuse a DTensor whose parts are not slices of it, but summands."""
-    for placement in value.placements:
-        if type(placement).__name__ not in ("Replicate", "Shard", "_StridedShard"):  # the last is a Shard up to 2.8
-            raise ValueError(f"`{name}` has the placement {placement}; only Shard and Replicate can be initialized.")
 
 
 def _overlaps(value: torch.Tensor) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from torch_kinit import torch_internals
 
 Range = tuple[int, int]  # from start up to, not including, stop
 
@@ -27,7 +30,8 @@ def local_of(tensor: Tensor) -> Tensor:
     """The part of a DTensor that this process holds, to be written to; any other tensor itself."""
     if not is_distributed(tensor):
         return tensor
-    local: Tensor = tensor._local_tensor  # type: ignore[attr-defined]  # to_local() makes a copy in autograd's graph
+    with torch.no_grad():  # or it would be a copy in autograd's graph
+        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return local
 
 
@@ -86,7 +90,7 @@ def permuted(tensor: Tensor, axes: Sequence[int]) -> Tensor:
 
 def _moved(placement: Any, axes: Sequence[int]) -> Any:
     """A placement for the axes in that order."""
-    dim, factor = _sharding(placement)
+    dim, factor = sharding(placement)
     if dim is None:
         return placement
     there = axes.index(dim % len(axes))
@@ -117,7 +121,8 @@ def reshard(model: Any) -> None:
 
 def is_fsdp2(module: Any) -> bool:
     """Whether FSDP2's fully_shard has been called on a module."""
-    return hasattr(module, "reshard") and hasattr(module, "unshard")
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # imported by whoever has called it
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 Fill = TypeVar("Fill", bound=Callable[..., Tensor])
@@ -159,23 +164,24 @@ def ranges_of(
     """
     by_axis: dict[int, list[tuple[int, int, int | None]]] = {}
     for size, place, placement in zip(mesh, coordinate, placements, strict=True):
-        dim, factor = _sharding(placement)
+        dim, factor = sharding(placement)
         if dim is not None:
             by_axis.setdefault(dim % len(shape), []).append((size, place, factor))
     return [_along(length, by_axis.get(axis, [])) for axis, length in enumerate(shape)]
 
 
-def _sharding(placement: Any) -> tuple[int | None, int | None]:
-    """The tensor's axis that a placement shards, if it does, and a strided Shard's split factor."""
-    # By name: that torch's _StridedShard is a Shard was so in 2.8 and is not in 2.13.
-    kind = type(placement).__name__
-    if kind == "Replicate":
+def sharding(placement: Any, name: str = "tensor") -> tuple[int | None, int | None]:
+    """The tensor's axis that a placement shards, if it does, and a strided Shard's split factor.
+
+    Raises:
+        ValueError: a placement whose parts are not slices of the tensor named `name`, but summands.
+    """
+    if placement.is_replicate():
         return None, None
-    if kind == "Shard":
-        return placement.dim, None
-    if kind == "_StridedShard":
-        return placement.dim, placement.split_factor
-    raise ValueError(f"`tensor` has the placement {placement}; only Shard and Replicate can be initialized.")
+    factor = torch_internals.split_factor(placement)
+    if factor is not None or type(placement).__name__ == "Shard":
+        return placement.dim, factor
+    raise ValueError(f"`{name}` has the placement {placement}; only Shard and Replicate can be initialized.")
 
 
 def _along(length: int, shards: list[tuple[int, int, int | None]]) -> list[Range]:

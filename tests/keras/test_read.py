@@ -14,20 +14,19 @@ from keras.src.initializers import ALL_OBJECTS_DICT
 from keras.src.initializers.random_initializers import RandomInitializer
 from keras.src.utils.naming import to_snake_case
 
-from torch_kinit.keras.read import layer
-from torch_kinit.keras.readers import Source, snake_case
-from torch_kinit.keras.saved_model import draw
+from torch_kinit.keras.draws import Source, seeds_of, snake_case
+from torch_kinit.keras.read import read_layer
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 
 
-def values(weight):
-    """What Keras' own initializer gives for a weight, from its config, its seed and its axes."""
+def values(weight, seeds):
+    """What Keras' own initializer gives for a weight, from its config, the seed of its source and its axes."""
     identifier = weight.source.config
     initializer = ki.get(identifier if isinstance(identifier, str) else dict(identifier))
     config = initializer.get_config()
     if weight.source.random:
-        config["seed"] = weight.source.seed
+        config["seed"] = seeds[weight.source]
     if weight.axes:
         config["input_axes"], config["output_axes"] = weight.axes
         assert weight.fans == tuple(math.prod(weight.shape[a] for a in axes) for axes in weight.axes)
@@ -36,15 +35,15 @@ def values(weight):
         n = weight.shape[0] // 4
         return torch.cat([initializer((n,)), torch.ones(n), initializer((2 * n,))])
     found = initializer(weight.shape)
-    return found.sqrt() if weight.root else found
+    return found.sqrt() if weight.name.endswith("stddev") else found
 
 
-def check_weights(weights, expected):
+def check_weights(weights, seeds, expected):
     """The names, shapes and values are Keras'."""
     assert [weight.name.rpartition("/")[2] for weight in weights] == [w.name for w in expected]
     assert [weight.shape for weight in weights] == [tuple(w.shape) for w in expected]
     for weight, real in zip(weights, expected, strict=True):
-        assert torch.equal(values(weight), real.value.detach().float()), weight.name
+        assert torch.equal(values(weight, seeds), real.value.detach().float()), weight.name
 
 
 def saved(obj):
@@ -58,10 +57,10 @@ def check(make, call, seed=1):
     real = make()
     call(real)
     following = random.randint(1, 10**9)
-    found, last = layer(saved(real)), Source(None)
-    draw([*found.constructor, *found.build, last], seed)
-    assert last.seed == following
-    check_weights(found.weights, real.weights)
+    found, last = read_layer(saved(real)), Source(None)
+    seeds = seeds_of([*found.constructor, *found.build, last], seed)
+    assert seeds[last] == following
+    check_weights(found.weights, seeds, real.weights)
 
 
 def on(*shapes, **kwargs):
@@ -283,7 +282,7 @@ def test_a_seed_that_keras_does_not_save_counts_as_none(make):
     """The configs of two layers are the same with a seed and without."""
     with_seed, without = saved(make(3)), saved(make(None))
     assert {**with_seed["config"], "name": ""} == {**without["config"], "name": ""}
-    assert len(layer(with_seed).constructor) == len(layer(without).constructor)
+    assert len(read_layer(with_seed).constructor) == len(read_layer(without).constructor)
 
 
 @pytest.mark.parametrize("name", sorted(ALL_OBJECTS_DICT))

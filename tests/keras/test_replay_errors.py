@@ -105,7 +105,7 @@ ARGUMENTS = {
     "modules of a wrong type": ({"keras_config": CONFIG, "modules": {"dense4": 3}}, TypeError, "`modules` "),
     "modules of a wrong name": ({"keras_config": CONFIG, "modules": {"dens4": "0"}}, ValueError, "speaks of 'dens4'"),
     "modules of a wrong path": ({"keras_config": CONFIG, "modules": {"dense4": "2"}}, ValueError,
-                                "`modules` gives '2' to Keras' layer 'dense4'; the torch model has no such module"),
+                                "`modules` gives Keras' layer 'dense4' the path '2', which holds no weights"),
     "modules of too many": ({"keras_config": CONFIG, "modules": {"dense4": ["0", "1"]}}, ValueError,
                             "Keras' layer 'dense4' (Dense) has no weight for 1.weight"),
     "modules of one for two": ({"model": one(nn.Linear(4, 4)), "modules": {"a": "0", "b": "0"},

@@ -12,9 +12,9 @@ from keras import initializers as ki
 from keras import layers as kl
 
 from tests.keras.test_read import check_weights, saved
-from torch_kinit.keras.read import layer
-from torch_kinit.keras.readers import Source
-from torch_kinit.keras.saved_model import Model, draw, read
+from torch_kinit.keras.draws import Source, seeds_of
+from torch_kinit.keras.read import read_layer
+from torch_kinit.keras.saved_model import Model, load_config
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 
@@ -25,10 +25,11 @@ def check(make, build=None, names=None, seed=1):
     keras.utils.set_random_seed(seed)
     real = make()
     following = random.randint(1, 10**9)
-    model, last = Model(read(real.to_json())), Source(None)
-    draw([*model.schedule(build, names), last], seed)
-    assert last.seed == following
-    check_weights([weight for found in model.layers for weight in found.weights], real.weights)
+    model, last = Model(load_config(real.to_json())), Source(None)
+    sources, _ = model.schedule(build, names)
+    seeds = seeds_of([*sources, last], seed)
+    assert seeds[last] == following
+    check_weights([weight for found in model.layers for weight in found.weights], seeds, real.weights)
     return model
 
 
@@ -172,11 +173,8 @@ def test_a_model_draws_as_in_keras(make):
 def test_drawing_again_draws_anew():
     """The same sources take the seeds that follow another seed; one that is given stays."""
     model = keras.Sequential([keras.Input((4,)), kl.Dense(3), kl.Dense(2, kernel_initializer=ki.HeNormal(5))])
-    sources = Model(read(model.to_json())).schedule()
-    seeds = []
-    for seed in (0, 1, 0):
-        draw(sources, seed)
-        seeds.append([source.seed for source in sources if source.random])
+    sources, _ = Model(load_config(model.to_json())).schedule()
+    seeds = [list(seeds_of(sources, seed).values()) for seed in (0, 1, 0)]
     assert seeds[0] == [random.Random(0).randint(1, 10**9), 5]
     assert seeds == [seeds[0], [random.Random(1).randint(1, 10**9), 5], seeds[0]]
 
@@ -217,9 +215,9 @@ def test_every_form_of_a_config_is_read(tmp_path):
     (tmp_path / "model.json").write_text(text, encoding="utf-8")
     model.save(tmp_path / "model.keras")
     forms = [json.loads(text), text, tmp_path / "model.json", str(tmp_path / "model.json"), tmp_path / "model.keras"]
-    expected = [(found.name, [weight.shape for weight in found.weights]) for found in Model(read(text)).layers]
+    expected = [(found.name, [weight.shape for weight in found.weights]) for found in Model(load_config(text)).layers]
     for form in [*forms, json.loads(text)["config"]]:
-        assert [(x.name, [weight.shape for weight in x.weights]) for x in Model(read(form)).layers] == expected
+        assert [(x.name, [weight.shape for weight in x.weights]) for x in Model(load_config(form)).layers] == expected
 
 
 def test_configs_of_keras_2_are_read():
@@ -228,8 +226,11 @@ def test_configs_of_keras_2_are_read():
     calls = [{**dense[0], "inbound_nodes": [[["x", 0, 0, {}]]]}, {**dense[1], "inbound_nodes": [[["a", 0, 0, {}]]]}]
     entries = [{"class_name": "InputLayer", "config": {"name": "x"}, "name": "x", "inbound_nodes": []}, *calls[::-1]]
     functional = {"name": "model", "layers": entries, "input_layers": [["x", 0, 0]], "output_layers": [["b", 0, 0]]}
-    model = Model(read({"class_name": "Model", "config": functional}))
-    first, second = model.schedule()[0], Model(read({"class_name": "Sequential", "config": dense})).schedule()[0]
+    model = Model(load_config({"class_name": "Model", "config": functional}))
+    first, second = (
+        model.schedule()[0][0],
+        Model(load_config({"class_name": "Sequential", "config": dense})).schedule()[0][0],
+    )
     assert first is model.layers[1].constructor[0]
     assert model.layers[1].name == "a"
     assert second.config == "glorot_uniform"
@@ -261,7 +262,7 @@ def not_of_keras(path):
 def test_what_is_no_model_is_refused(make, error, message, tmp_path):
     """A sentence says what is accepted."""
     with pytest.raises(error, match=message):
-        read(make(tmp_path))
+        load_config(make(tmp_path))
 
 
 class Own(kl.Layer):
@@ -286,14 +287,16 @@ class Half(ki.RandomNormal):
 def test_what_is_not_known_is_refused(make, message):
     """A layer or initializer that is not Keras' own, or a quantized one, is named together with the way out."""
     with pytest.raises(ValueError, match=message):
-        layer(saved(make()))
+        read_layer(saved(make()))
 
 
 def test_without_sizes_of_inputs():
     """A layer that was never built has None where a size is that of the input, and no fans."""
-    sizes = {weight.name: (weight.shape, weight.fans) for weight in layer(saved(kl.MultiHeadAttention(3, 4))).weights}
+    sizes = {
+        weight.name: (weight.shape, weight.fans) for weight in read_layer(saved(kl.MultiHeadAttention(3, 4))).weights
+    }
     assert sizes["query/kernel"] == ((None, 3, 4), None)
     assert sizes["attention_output/kernel"] == ((3, 4, None), None)
-    assert layer(saved(kl.EinsumDense("ab,bc->ac", 7))).weights[0].shape == (None, 7)
-    assert layer(saved(kl.Conv2D(6, 3, groups=2))).weights[0].shape == (3, 3, None, 6)
-    assert layer(saved(kl.LSTM(6))).weights[0].shape == (None, 24)
+    assert read_layer(saved(kl.EinsumDense("ab,bc->ac", 7))).weights[0].shape == (None, 7)
+    assert read_layer(saved(kl.Conv2D(6, 3, groups=2))).weights[0].shape == (3, 3, None, 6)
+    assert read_layer(saved(kl.LSTM(6))).weights[0].shape == (None, 24)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
+from tests.support.fake_run import distributed, on_ranks
 from tests.support.fingerprint import fingerprint
 from tests.support.keras_twins import TWINS, check_same_output
 from tests.support.models import Positions, Symmetric, symmetric, tied
@@ -289,6 +290,106 @@ def test_models_without_a_twin(make, error, message):
     for call in (lambda: kinit.to_keras(make()), lambda: kinit.from_keras(make(), [])):
         with pytest.raises(error, match=message):
             call()
+
+
+def refusals(rank):
+    """What to_keras and from_keras say of a model of DTensors, and of a DTensor among the arrays."""
+    with torch.device("meta"):
+        plain, sharded = nn.Linear(3, 2), nn.Linear(3, 2)
+    plain, sharded = plain.to_empty(device="cpu"), distributed(sharded, {"shard": 2})
+    arrays = [torch.zeros(3, 2), torch.zeros(2)]
+    calls = [lambda: kinit.to_keras(sharded), lambda: kinit.from_keras(sharded, arrays)]
+    texts = []
+    for call in [*calls, lambda: kinit.from_keras(plain, [arrays[0], sharded.bias])]:
+        with pytest.raises(ValueError, match="DTensor") as caught:
+            call()
+        texts.append(str(caught.value))
+    return texts
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_distributed_tensors():
+    """Each process holds a part only: both ways name the tensor and the functions that gather and shard it."""
+    [(read, written, array)] = on_ranks(2, [0], refusals)
+    assert read == written
+    assert read.startswith("weight is a DTensor, of which each process holds a part.")
+    assert "full_state_dict=True" in read
+    assert "broadcast_from_rank0=True" in read
+    assert array == "Array 1 is a DTensor; it must be dense and hold real numbers in this process."
+
+
+ARRAYS = {
+    "complex": (torch.zeros(3, 2, dtype=torch.complex64), ValueError, "Array 0 is complex"),
+    "sparse": (torch.zeros(3, 2).to_sparse(), ValueError, r"Array 0 is torch\.sparse_coo"),
+    "meta": (torch.zeros(3, 2, device="meta"), ValueError, "Array 0 is on the meta device"),
+    "words": ("kernel", TypeError, "Array 0 is none of numbers that torch can take"),
+}
+
+
+@pytest.mark.parametrize(("array", "error", "message"), ARRAYS.values(), ids=ARRAYS)
+def test_arrays_without_real_numbers(array, error, message):
+    """What cannot be copied into a parameter is refused before any is changed."""
+    model = nn.Linear(3, 2)
+    before = fingerprint(model)
+    with pytest.raises(error, match=message):
+        kinit.from_keras(model, [array, torch.ones(2)])
+    assert fingerprint(model) == before
+
+
+class Exhausted(nn.Module):
+    """A parametrization that changes a buffer of its own, and raises once it is inverted more often than `allowed`."""
+
+    def __init__(self):
+        super().__init__()
+        self.allowed = 9
+        self.register_buffer("inverted", torch.zeros(()))
+
+    def forward(self, x):
+        return x + 1
+
+    def right_inverse(self, value):
+        self.inverted += 1
+        if self.inverted > self.allowed:
+            raise RuntimeError("not again")
+        return value - 1
+
+
+def exhausted():
+    """A plain layer, one that can be set, and one that cannot."""
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(3)))
+    shared = Exhausted()
+    for layer in model[1:]:
+        nn.utils.parametrize.register_parametrization(layer, "weight", shared)
+    shared.allowed = int(shared.inverted) + 1
+    return model
+
+
+def test_an_error_of_a_parametrization_changes_nothing():
+    """If the right_inverse of the last tensor raises, all are as they were, and the error is its own."""
+    model = exhausted()
+    arrays, before = [a + 1 for a in kinit.to_keras(model)], fingerprint(model)
+    with pytest.raises(RuntimeError, match="not again"):
+        kinit.from_keras(model, arrays)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.zeros(3).expand(3, 3), "holds the same memory more than once"),
+        (lambda: torch.inference_mode()(torch.zeros)(3, 3), "torch.inference_mode"),
+    ],
+    ids=["expanded", "inference"],
+)
+def test_memory_that_cannot_be_written_to(make, message):
+    """It is refused by name before any other weight has changed."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    arrays = [a + 1 for a in kinit.to_keras(model)]
+    model[1].weight = nn.Parameter(make(), requires_grad=False)
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match=f"`1.weight`.*{message}"):
+        kinit.from_keras(model, arrays)
+    assert fingerprint(model) == before
 
 
 def test_weights_that_cannot_be_set():

@@ -15,7 +15,8 @@ from torch import nn
 import torch_kinit as kinit
 from tests.support.keras_twins import SQUARE, TORCH_ONLY, TWINS, WRONG, carried, carry, check_same_output, tensor_of
 from torch_kinit import Variable
-from torch_kinit.layers.layouts import Options, layout_of
+from torch_kinit.layers.table import layout_of
+from torch_kinit.layers.variable import Options
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

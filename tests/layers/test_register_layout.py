@@ -124,3 +124,14 @@ def test_a_subclass_has_the_weights_of_its_base_in_keras(module, layer, shapes):
     twin = layer()
     twin.build(*shapes)
     assert [array.shape for array in kinit.to_keras(module())] == [tuple(w.shape) for w in twin.weights]
+
+
+def test_a_registered_layout_keeps_the_twin_in_keras(register):
+    """A subclass, or the class itself, with a layout of its own still stands for its Keras layer and its draws."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    expected = [step.seeds for step in kinit.replay_keras(model, 0, backend="jax")]
+    register(nn.Linear, lambda m: [Variable("kernel", "weight"), Variable("bias", "bias")])
+    assert [step.seeds for step in kinit.replay_keras(model, 0, backend="jax")] == expected
+    model[1].__class__ = type("OwnLinear", (nn.Linear,), {})
+    register(type(model[1]), lambda m: [Variable("kernel", "weight"), Variable("bias", "bias")])
+    assert [step.seeds for step in kinit.replay_keras(model, 0, backend="jax")] == expected

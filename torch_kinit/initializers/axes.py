@@ -1,4 +1,4 @@
-"""How many inputs and outputs a weight of a given shape connects: fan_in and fan_out, integers only."""
+"""The order of axes in torch and in Keras, and the fan_in and fan_out of a shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,43 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from torch_kinit.shards import permuted
+
 LAYOUTS = ("torch", "keras")
+
+
+def keras_axes(ndim: int) -> tuple[int, ...]:
+    """The axes of a tensor in torch's layout, (out, in, *spatial), in the order of Keras', (*spatial, in, out)."""
+    return (*range(2, ndim), 1, 0) if ndim > 1 else tuple(range(ndim))
+
+
+def torch_axes(ndim: int) -> tuple[int, ...]:
+    """The axes of a tensor in Keras' layout in the order of torch's."""
+    return (ndim - 1, ndim - 2, *range(ndim - 2)) if ndim > 1 else tuple(range(ndim))
+
+
+def keras_shape(shape: Sequence[int], layout: str) -> tuple[int, ...]:
+    """A shape in Keras' layout."""
+    return tuple(shape) if layout == "keras" else tuple(shape[axis] for axis in keras_axes(len(shape)))
+
+
+def torch_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape in Keras' layout as torch has it."""
+    return tuple(shape[axis] for axis in torch_axes(len(shape)))
+
+
+def keras_view(tensor: Tensor, layout: str) -> Tensor:
+    """`tensor` as a view in Keras' layout."""
+    return in_layout(tensor, layout, "keras")
+
+
+def in_layout(tensor: Tensor, layout: str, wanted: str | None) -> Tensor:
+    """A tensor in `layout` as a view in another; None for any."""
+    if wanted is None or wanted == layout or tensor.ndim < 2:
+        return tensor
+    return permuted(tensor, keras_axes(tensor.ndim) if wanted == "keras" else torch_axes(tensor.ndim))
 
 
 def fans(tensor_or_shape: Any, layout: str = "torch") -> tuple[int, int]:
@@ -39,8 +75,7 @@ def fans(tensor_or_shape: Any, layout: str = "torch") -> tuple[int, int]:
     if len(shape) < 2:
         n = math.prod(shape)
         return n, n
-    if layout == "torch":
-        shape = (*shape[2:], shape[1], shape[0])
+    shape = keras_shape(shape, layout)
     receptive_field = math.prod(shape[:-2])
     return shape[-2] * receptive_field, shape[-1] * receptive_field
 
@@ -68,4 +103,22 @@ def shape_of(tensor_or_shape: Any) -> tuple[int, ...]:
     return shape
 
 
-fans_of = fans  # for modules in which `fans` is an argument
+fans_of = fans  # for functions that have an argument `fans`
+
+
+def resolve_fans(fans: Any, keras_shape: Iterable[int]) -> tuple[int, int]:
+    """`fans` as two ints: given as such, by axes of the Keras-layout shape, or, if None, by that shape itself."""
+    shape = tuple(keras_shape)
+    if fans is None:
+        return fans_of(shape, "keras")
+    try:
+        inputs, outputs = fans
+        if hasattr(inputs, "__index__") and hasattr(outputs, "__index__"):
+            fan_in, fan_out = shape_of(fans)
+            return fan_in, fan_out
+        return fans_by_axes(shape, inputs, outputs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`fans` must be (fan_in, fan_out), two ints that are not negative or two tuples of axes of the "
+            f"Keras-layout shape {shape}; got {fans!r}."
+        ) from error

@@ -4,63 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from torch_kinit import checks
-from torch_kinit.initializers import plain, scaled, structured
-from torch_kinit.initializers.recipe import PARAMETERS, Initializer, Recipe, array_, is_array, plain_scalar
+from torch_kinit.initializers.axes import LAYOUTS, keras_shape, resolve_fans, shape_of
+from torch_kinit.initializers.plain import array_, constant_
+from torch_kinit.initializers.recipe import Recipe, is_array, plain_scalar
 from torch_kinit.initializers.scaled import AMBIGUOUS_NORMAL
+from torch_kinit.initializers.structured import identity_, stft_
+from torch_kinit.initializers.table import BY_FUNCTION, BY_NAME, PARAMETERS, Initializer, Row
 from torch_kinit.streams.keras_seed import KerasSeed
+from torch_kinit.streams.laws import Law
 
-
-class _Keras(NamedTuple):
-    """A Keras class, the strings that name it, and its config's keys with the arguments they are here."""
-
-    function: Initializer
-    class_name: str
-    names: tuple[str, ...]
-    config: dict[str, str]
-
-    @property
-    def random(self) -> bool:
-        """Whether Keras' class has a seed."""
-        return "generator" in PARAMETERS[self.function]
-
-
-_SCALED = {"scale": "scale", "mode": "mode", "distribution": "distribution"}
-_STFT = {name: name for name in ("side", "window", "scaling", "periodic")}
-_KERAS = [
-    _Keras(plain.zeros_, "Zeros", ("zeros", "zero"), {}),
-    _Keras(plain.ones_, "Ones", ("ones", "one"), {}),
-    _Keras(plain.constant_, "Constant", ("constant",), {"value": "value"}),
-    _Keras(plain.random_normal_, "RandomNormal", ("random_normal", "normal"), {"mean": "mean", "stddev": "std"}),
-    _Keras(
-        plain.trunc_normal_,
-        "TruncatedNormal",
-        ("truncated_normal", "trunc_normal"),
-        {"mean": "mean", "stddev": "std"},
-    ),
-    _Keras(
-        plain.random_uniform_,
-        "RandomUniform",
-        ("random_uniform", "uniform"),
-        {"minval": "low", "maxval": "high"},
-    ),
-    _Keras(scaled.variance_scaling_, "VarianceScaling", ("variance_scaling",), _SCALED),
-    _Keras(scaled.glorot_uniform_, "GlorotUniform", ("glorot_uniform",), {}),
-    _Keras(scaled.glorot_normal_, "GlorotNormal", ("glorot_normal",), {}),
-    _Keras(scaled.lecun_normal_, "LecunNormal", ("lecun_normal",), {}),
-    _Keras(scaled.lecun_uniform_, "LecunUniform", ("lecun_uniform",), {}),
-    _Keras(scaled.he_normal_, "HeNormal", ("he_normal",), {}),
-    _Keras(scaled.he_uniform_, "HeUniform", ("he_uniform",), {}),
-    _Keras(structured.orthogonal_, "Orthogonal", ("orthogonal", "OrthogonalInitializer"), {"gain": "gain"}),
-    _Keras(structured.identity_, "Identity", ("identity", "IdentityInitializer"), {"gain": "gain"}),
-    _Keras(structured.stft_, "STFT", ("stft", "STFTInitializer"), _STFT),
-]
-_BY_NAME = {name: row for row in _KERAS for name in (row.class_name, *row.names)}
-_BY_FUNCTION = {row.function: row for row in _KERAS}
+_FANNED = {function for function, names in PARAMETERS.items() if "fans" in names}
 
 
 def recipe(identifier: Any) -> Recipe:
@@ -73,7 +31,7 @@ def recipe(identifier: Any) -> Recipe:
         return _from_config(identifier)
     identifier = plain_scalar(identifier)
     if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
-        return Recipe(plain.constant_, {"value": checks.number("value", identifier)})
+        return Recipe(constant_, {"value": checks.number("value", identifier)})
     if is_array(identifier):
         value = checks.array(identifier)
         if value.is_meta or value.layout != torch.strided:
@@ -118,12 +76,10 @@ def _from_keras_object(initializer: Any) -> Recipe:
     return _from_config({"class_name": cls.__name__, "config": config})
 
 
-def _keras_row(name: str) -> _Keras:
-    if name == "unit_forget_bias":
-        return _Keras(plain.unit_forget_bias_, name, (), {})
-    row = _BY_NAME.get(name) or _BY_NAME.get(name.removesuffix("V2"))  # tf.keras' alias for saved configs
+def _keras_row(name: str) -> Row:
+    row = BY_NAME.get(name) or BY_NAME.get(name.removesuffix("V2"))  # tf.keras' alias for saved configs
     if row is None:
-        raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, [*_BY_NAME, 'unit_forget_bias'])}")
+        raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, BY_NAME)}")
     return row
 
 
@@ -167,9 +123,6 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
     return Recipe(row.function, arguments)
 
 
-_FANNED = {function for function, names in PARAMETERS.items() if "fans" in names}
-
-
 def _read(value: Any) -> Any:
     """A config's value, which for arrays Keras 3 wraps as {"class_name": "__numpy__", "config": {...}}."""
     if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
@@ -208,6 +161,40 @@ def get(identifier: Any) -> Initializer | None:
     return functools.partial(found.function, **found.arguments) if found.arguments else found.function
 
 
+def law(identifier: Any, shape_or_tensor: Any, *, layout: str = "torch", fans: Any = None) -> Law:
+    """The law of the values that an initializer gives a weight of this shape.
+
+    Args:
+        identifier: one of this package's functions, a functools.partial of one, or anything else `get` takes.
+        shape_or_tensor: the weight, or its shape as a sequence of ints.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        fans: `(fan_in, fan_out)` in place of those of the shape, for initializers that scale by them.
+
+    Returns:
+        A `Uniform`, `Normal`, `TruncatedNormal` or `Constant`; for matrices and arrays a law of the same attributes.
+
+    Raises:
+        ValueError: nobody knows the law: of a function of somebody else's, or for a weight without elements.
+
+    Example:
+        >>> law("he_normal", (64, 100))
+        TruncatedNormal(mean=0.0, std=0.16077447771474068, lower=-2.0, upper=2.0)
+        >>> law("orthogonal", (64, 100)).std
+        0.1
+    """
+    found = recipe(identifier)
+    if not found.ours:
+        raise ValueError(f"{found} is none of this package's initializers, so its law is not known.")
+    checks.choice("layout", layout, LAYOUTS)
+    dtype = getattr(shape_or_tensor, "dtype", None)
+    tensor = torch.empty(shape_of(shape_or_tensor), dtype=dtype or torch.float32, device="meta")
+    given = None if fans is None else resolve_fans(fans, keras_shape(tensor.shape, layout))
+    known = found.law_for(tensor, layout, given)
+    if known is None:
+        raise ValueError(f"The law of {found} for a weight of shape {tuple(tensor.shape)} is not known.")
+    return known
+
+
 def serialize(initializer: Any) -> dict[str, Any]:
     """The config that Keras 3.15 writes for the same law; `keras.initializers.deserialize` reads it.
 
@@ -220,7 +207,7 @@ def serialize(initializer: Any) -> dict[str, Any]:
 
     Example:
         >>> from functools import partial
-        >>> serialize(partial(structured.identity_, gain=2.0))["config"]
+        >>> serialize(partial(identity_, gain=2.0))["config"]
         {'gain': 2.0}
         >>> serialize("he_normal") == {
         ...     "module": "keras.initializers", "class_name": "HeNormal", "registered_name": None,
@@ -228,8 +215,8 @@ def serialize(initializer: Any) -> dict[str, Any]:
         True
     """
     found = recipe(initializer)
-    row = _BY_FUNCTION.get(found.function) if found.ours else None
-    if row is None:
+    row = BY_FUNCTION.get(found.function) if found.ours else None
+    if row is None or row.class_name is None:
         raise ValueError(f"Keras has no initializer that is {found}.")
     arguments = found.settled
     if arguments.get("distribution") == "normal":
@@ -248,9 +235,9 @@ def serialize(initializer: Any) -> dict[str, Any]:
     for name, value in arguments.items():
         if name not in ("layout", "max_elements") and value != PARAMETERS[found.function][name]:
             raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
-    if found.function is structured.identity_ and config["gain"] == 1:
+    if found.function is identity_ and config["gain"] == 1:
         config = {}  # as Keras, whose config has no gain
-    if found.function is structured.stft_ and isinstance(config["window"], dict):
+    if found.function is stft_ and isinstance(config["window"], dict):
         config["window"] = config["window"]["config"]["value"]  # Keras reads no wrapped array here
     return {"module": "keras.initializers", "class_name": row.class_name, "config": config, "registered_name": None}
 

@@ -1,6 +1,6 @@
 """Keras' plain initializers, in place: constants, uniform, normal and truncated normal of given numbers.
 
-What these functions and those of `_initializers` and `_structured` share, said once:
+What these functions and those of `scaled` and `structured` share, said once:
 
 * They fill `tensor` in place, without recording gradients, and return it. It may have any strided floating
   dtype, memory format and device; zero-size tensors and tensors on `meta` are left as they are.
@@ -24,25 +24,19 @@ import torch
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.initializers.axes import LAYOUTS
-from torch_kinit.shards import is_distributed, permuted, put, whole_like
-from torch_kinit.streams import draw
-from torch_kinit.streams.stream import AnyGenerator, Stream, source
+from torch_kinit.initializers.axes import LAYOUTS, in_layout, keras_view
+from torch_kinit.shards import by_the_whole
+from torch_kinit.streams.generator import AnyGenerator, source_for
+from torch_kinit.streams.laws import Constant, Law, Normal, TruncatedNormal, Uniform
+from torch_kinit.streams.source import Source
 
 
-def keras_view(tensor: Tensor, layout: str) -> Tensor:
-    """`tensor` as a view in Keras' layout, (*spatial, in, out)."""
-    if layout == "keras" or tensor.ndim < 2:
-        return tensor
-    return tensor.permute(*range(2, tensor.ndim), 1, 0)
-
-
-def in_order(tensor: Tensor, layout: str, generator: AnyGenerator) -> Tensor:
-    """`tensor` as `generator` fills it: a Stream goes by its own order of axes, torch's generators by the memory's."""
-    if not isinstance(generator, Stream) or generator.layout == layout or tensor.ndim < 2:
-        return tensor
-    inner = range(tensor.ndim - 2) if layout == "keras" else range(2, tensor.ndim)
-    return permuted(tensor, (-1, -2, *inner) if layout == "keras" else (*inner, 1, 0))
+def draw_(tensor: Tensor, law: Law, layout: str, generator: AnyGenerator) -> Tensor:
+    """Fill a tensor that can be filled from `law`: the one way from every initializer to every source."""
+    checks.choice("layout", layout, LAYOUTS)
+    source = source_for(generator, tensor)
+    source.draw(in_layout(tensor, layout, source.layout), law)
+    return tensor
 
 
 def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Tensor:
@@ -72,17 +66,19 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
         kind = "on the meta device and has no numbers to fill with" if value.is_meta else f"a {value.layout} tensor"
         raise ValueError(f"`value` is {kind}.")
     if hasattr(value, "__float__") and not getattr(value, "shape", ()):
-        value = checks.number("value", value.item() if hasattr(value, "item") else value)
-        if abs(value) > torch.finfo(tensor.dtype).max:
-            raise ValueError(f"`value` {value!r} does not fit in {tensor.dtype}.")
+        law = Constant(value.item() if hasattr(value, "item") else value)
+        law.support(tensor.dtype)
         with torch.no_grad():
-            return tensor.fill_(value)
+            return tensor.fill_(law.value)
     try:
         values = checks.array(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
-    if is_distributed(tensor):
-        return put(tensor, constant_(whole_like(tensor), value, layout=layout))
+    return _fill_with_array(tensor, values, layout)
+
+
+@by_the_whole
+def _fill_with_array(tensor: Tensor, values: Tensor, layout: str) -> Tensor:
     view = keras_view(tensor, layout)
     if values.is_complex() or not bool(torch.isfinite(values).all()):
         raise ValueError("`value` must be an array of finite real numbers.")
@@ -98,6 +94,16 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
     with torch.no_grad():
         view.copy_(values)
     return tensor
+
+
+@by_the_whole
+def array_(tensor: Tensor, value: Any, *, layout: str = "torch") -> Tensor:
+    """Fill `tensor` with an array of exactly its shape (in Keras' layout, if `layout` says so)."""
+    shape, wanted = tuple(checks.array(value).shape), tuple(checks.tensor(tensor).shape)
+    if shape != wanted:
+        where = "the parameter's" if layout == "torch" else "Keras' variable's"
+        raise ValueError(f"the array has shape {shape}, {where} is {wanted}.")
+    return constant_(tensor, value, layout="keras")
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -153,18 +159,20 @@ def unit_forget_bias_(
         raise ValueError(f"`tensor` must be a vector of four equal blocks, got shape {tuple(tensor.shape)}.")
     if others is not None and not callable(others):
         raise TypeError(f"`others` must be a function that fills a tensor, got {others!r}.")
-    generator = source(generator, tensor) if others is not None else None
-    if is_distributed(tensor):
-        return put(tensor, unit_forget_bias_(whole_like(tensor), others, generator=generator))
+    source = source_for(generator, tensor) if others is not None else None
+    return _fill_gates(tensor, others, source)
+
+
+@by_the_whole
+def _fill_gates(tensor: Tensor, others: Callable[..., object] | None, source: Source | None) -> Tensor:
     units = tensor.shape[0] // 4
     with torch.no_grad():
-        if others is None:
+        if others is None or source is None:
             tensor.zero_()
         else:
             takes = "generator" in inspect.signature(others).parameters
             for i, part in enumerate((tensor[:units], tensor[2 * units :])):
-                own = generator.child(i) if isinstance(generator, Stream) else generator
-                others(part, **{"generator": own} if takes else {})
+                others(part, **{"generator": source.for_block(i).argument} if takes else {})
         tensor[units : 2 * units].fill_(1.0)
     return tensor
 
@@ -184,8 +192,7 @@ def random_normal_(
         mean: the mean.
         std: the standard deviation, 0 or more.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
-            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
     Raises:
         ValueError: an argument is NaN, infinite or negative, or the law does not fit in the tensor's dtype.
@@ -198,11 +205,7 @@ def random_normal_(
     Source: `keras.initializers.RandomNormal`.
     """
     checks.tensor(tensor)
-    mean, std = checks.number("mean", mean), checks.spread("std", std)
-    checks.choice("layout", layout, LAYOUTS)
-    generator = source(generator, tensor)
-    draw.normal_(in_order(tensor, layout, generator), mean, std, generator)
-    return tensor
+    return draw_(tensor, Normal(mean, std), layout, generator)
 
 
 def random_uniform_(
@@ -220,8 +223,7 @@ def random_uniform_(
         low: the least value.
         high: the greatest value, more than `low`.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
-            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
     Raises:
         ValueError: an argument is not finite, `low >= high`, or no value of the dtype lies between them.
@@ -234,11 +236,7 @@ def random_uniform_(
     Source: `keras.initializers.RandomUniform`, whose minval and maxval these are.
     """
     checks.tensor(tensor)
-    low, high = checks.interval("low", low, "high", high)
-    checks.choice("layout", layout, LAYOUTS)
-    generator = source(generator, tensor)
-    draw.uniform_(in_order(tensor, layout, generator), low, high, generator)
-    return tensor
+    return draw_(tensor, Uniform(low, high), layout, generator)
 
 
 def trunc_normal_(
@@ -264,8 +262,7 @@ def trunc_normal_(
         lower: the lower bound in standard deviations from the mean; -inf for none.
         upper: the upper bound likewise, more than `lower`. Both may lie far out in one tail.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
-            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
     Raises:
         ValueError: an argument is NaN or negative, `lower >= upper`, or the law does not fit in the dtype.
@@ -282,9 +279,4 @@ def trunc_normal_(
     the bounds; here none does.
     """
     checks.tensor(tensor)
-    mean, std = checks.number("mean", mean), checks.spread("std", std)
-    lower, upper = checks.interval("lower", lower, "upper", upper, infinite=True)
-    checks.choice("layout", layout, LAYOUTS)
-    generator = source(generator, tensor)
-    draw.trunc_normal_(in_order(tensor, layout, generator), mean, std, lower, upper, generator)
-    return tensor
+    return draw_(tensor, TruncatedNormal(mean, std, lower, upper), layout, generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,51 +13,16 @@ import torch
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.initializers import plain, scaled, structured
-from torch_kinit.shards import by_the_whole
+from torch_kinit.initializers.axes import keras_shape, torch_shape
+from torch_kinit.initializers.plain import array_, constant_, unit_forget_bias_
+from torch_kinit.initializers.table import BY_FUNCTION, PARAMETERS, ROWS, Initializer
+from torch_kinit.streams.generator import as_source
 from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.key import Key
+from torch_kinit.streams.laws import Entries, Law
+from torch_kinit.streams.source import LawFinder
 
-Initializer = Callable[..., Any]
-
-
-@by_the_whole
-def array_(tensor: Tensor, value: Any, *, layout: str = "torch") -> Tensor:
-    """Fill `tensor` with an array of exactly its shape (in Keras' layout, if `layout` says so)."""
-    shape = tuple(checks.array(value).shape)
-    view = plain.keras_view(checks.tensor(tensor), layout)
-    wanted = tuple(tensor.shape) if layout == "torch" else tuple(view.shape)
-    if shape != wanted:
-        where = "the parameter's" if layout == "torch" else "Keras' variable's"
-        raise ValueError(f"the array has shape {shape}, {where} is {wanted}.")
-    return plain.constant_(tensor, value, layout="keras")
-
-
-_OURS: dict[str, Initializer] = {
-    function.__name__: function
-    for function in (
-        *(plain.zeros_, plain.ones_, plain.constant_, array_, plain.unit_forget_bias_),
-        *(plain.random_normal_, plain.random_uniform_, plain.trunc_normal_),
-        *(scaled.variance_scaling_, scaled.lecun_normal_, scaled.lecun_uniform_, scaled.glorot_normal_),
-        *(scaled.glorot_uniform_, scaled.he_normal_, scaled.he_uniform_),
-        *(structured.orthogonal_, structured.identity_, structured.stft_),
-    )
-}
-# Those that draw each value by itself.
-ELEMENTWISE = frozenset(
-    (
-        *(plain.random_normal_, plain.random_uniform_, plain.trunc_normal_),
-        *(scaled.variance_scaling_, scaled.lecun_normal_, scaled.lecun_uniform_, scaled.glorot_normal_),
-        *(scaled.glorot_uniform_, scaled.he_normal_, scaled.he_uniform_),
-    )
-)
-# Those that give each value the same number.
-UNIFORM = frozenset((plain.zeros_, plain.ones_))
-# The arguments of each, with their defaults.
-PARAMETERS: dict[Initializer, dict[str, Any]] = {
-    function: {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "tensor"}
-    for function in _OURS.values()
-}
+_OURS = {row.function.__name__: row.function for row in ROWS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +42,11 @@ class Recipe:
         """All arguments of a function of ours: those given, and the defaults of the others."""
         return {**PARAMETERS[self.function], **self.arguments}
 
+    @property
+    def own_source(self) -> Any:
+        """The generator that an initializer of ours was given; None for none."""
+        return self.arguments.get("generator") if self.ours else None
+
     def accepts(self, argument: str) -> bool:
         """Whether the function takes an argument of this name."""
         if self.ours:
@@ -90,6 +60,34 @@ class Recipe:
         """Fill `tensor`; of the context (layout, fans, generator) pass what is accepted and not settled yet."""
         passed = {k: v for k, v in context.items() if v is not None and self.accepts(k)}
         self.function(tensor, **{**passed, **self.arguments})
+
+    def law_for(self, tensor: Tensor, layout: str = "torch", fans: tuple[int, int] | None = None) -> Law | None:
+        """The law of the values that this initializer of ours gives a tensor on the meta device; None if none is known.
+
+        Raises:
+            TypeError, ValueError: what filling the tensor would raise.
+        """
+        layout = self.arguments.get("layout", layout)
+        finder, own = LawFinder(), self.arguments.get("generator")
+        bare = Recipe(self.function, {k: v for k, v in self.arguments.items() if k != "generator"})
+        bare(tensor, layout=layout, fans=fans, generator=finder)
+        if own is not None:
+            as_source(own, tensor.device)
+            self(tensor, layout=layout, fans=fans)
+        shape = keras_shape(tensor.shape, layout)
+        known = BY_FUNCTION[self.function].law
+        law = known(self.settled, shape) if known else None
+        if law is None and finder.law is None and 0 not in shape:
+            return self._entries(shape)
+        return law if known or self.function is unit_forget_bias_ else finder.law
+
+    def _entries(self, shape: tuple[int, ...]) -> Law:
+        """The moments of values without chance, from the very values."""
+        shape = torch_shape(shape) if self.arguments.get("layout") == "torch" else shape
+        filled = torch.empty(shape, dtype=torch.float64, device="cpu")
+        self(filled, layout="keras")
+        spread = float(filled.std(correction=0))
+        return Entries(float(filled.mean()), spread, float(filled.min()), float(filled.max()))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; only this package's functions with plain arguments can be written."""
@@ -113,7 +111,7 @@ class Recipe:
         shown = [f"{k}={_short(v)}" for k, v in self.arguments.items()]
         if self.ours:
             name = name.rstrip("_")
-            if self.function in (plain.constant_, array_):
+            if self.function in (constant_, array_):
                 shown = [_short(self.arguments.get("value", 0.0))]
         else:
             name = f"{getattr(self.function, '__module__', '?')}.{name}"
@@ -132,7 +130,7 @@ class Recipe:
 
 def _same(a: Any, b: Any) -> bool:
     if is_array(a) and is_array(b):
-        return bool(torch.equal(checks.array(a), checks.array(b)))
+        return bool(torch.equal(checks.array(a).cpu(), checks.array(b).cpu()))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, functools.partial) and isinstance(b, functools.partial):

@@ -1,21 +1,20 @@
 """Keras' scaled initializers: one engine, variance_scaling_, and the six names built on it.
 
-What their arguments share with every other initializer is said at the top of `_elementary`.
+What their arguments share with every other initializer is said at the top of `plain`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.initializers.axes import LAYOUTS, fans_by_axes, fans_of, shape_of
-from torch_kinit.initializers.plain import in_order
-from torch_kinit.streams import draw
-from torch_kinit.streams.stream import AnyGenerator, source
+from torch_kinit.initializers.axes import keras_shape, resolve_fans
+from torch_kinit.initializers.plain import draw_
+from torch_kinit.streams.generator import AnyGenerator
+from torch_kinit.streams.laws import Law, Normal, TruncatedNormal, Uniform
 
 Fans = tuple[int | Iterable[int], int | Iterable[int]]
 
@@ -47,15 +46,17 @@ def variance_scaling_(
     own variance is s; "untruncated_normal", N(0, s); or "uniform", U[-sqrt(3*s), sqrt(3*s)].
 
     Args:
-        tensor: what to fill.
+        tensor: the weight to fill, of any shape.
         scale: a finite number greater than 0.
         mode: "fan_in", "fan_out" or "fan_avg".
         distribution: "truncated_normal", "untruncated_normal" or "uniform".
         fans: `(fan_in, fan_out)` in place of those of the shape (see `fans`). Each is an int, or the axes *in
             Keras' layout* whose sizes are multiplied, as Keras 3.15's input_axes and output_axes.
-        layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
-            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
 
     Raises:
         ValueError: `scale` is not positive and finite; an unknown `mode`, `distribution` or `layout`; `fans` that
@@ -71,6 +72,12 @@ def variance_scaling_(
     Source: `keras.initializers.VarianceScaling`.
     """
     checks.tensor(tensor)
+    used = resolve_fans(fans, keras_shape(tensor.shape, layout))
+    return draw_(tensor, scaled_law(used, scale, mode, distribution), layout, generator)
+
+
+def scaled_law(fans: tuple[int, int], scale: float, mode: str, distribution: str) -> Law:
+    """The law of variance scaling for a weight of these fans."""
     scale = checks.spread("scale", scale)
     if scale == 0:
         raise ValueError("`scale` must be greater than 0, got 0; for zeros use zeros_.")
@@ -78,49 +85,14 @@ def variance_scaling_(
     if distribution == "normal":
         raise ValueError(AMBIGUOUS_NORMAL)
     checks.choice("distribution", distribution, DISTRIBUTIONS)
-    checks.choice("layout", layout, LAYOUTS)
-    generator = source(generator, tensor)
-    variance = scaled_variance(resolve_fans(fans, _keras_shape(tensor, layout)), scale, mode)
-    ordered = in_order(tensor, layout, generator)
+    fan_in, fan_out = fans
+    variance = scale / max(1.0, {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode])
     if distribution == "uniform":
         limit = math.sqrt(3.0 * variance)
-        draw.uniform_(ordered, -limit, limit, generator)
-    elif distribution == "untruncated_normal":
-        draw.normal_(ordered, 0.0, math.sqrt(variance), generator)
-    else:
-        draw.trunc_normal_(ordered, 0.0, math.sqrt(variance) / TRUNCATED_STD, -2.0, 2.0, generator)
-    return tensor
-
-
-def _keras_shape(tensor: Tensor, layout: str) -> tuple[int, ...]:
-    """The global shape, in Keras' order; no view of a DTensor is made."""
-    shape = tuple(tensor.shape)
-    return shape if layout == "keras" or len(shape) < 2 else (*shape[2:], shape[1], shape[0])
-
-
-def scaled_variance(fans: tuple[int, int], scale: float, mode: str) -> float:
-    """The variance that variance scaling aims at."""
-    fan_in, fan_out = fans
-    n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
-    return scale / max(1.0, n)
-
-
-def resolve_fans(fans: Any, keras_shape: Iterable[int]) -> tuple[int, int]:
-    """`fans` as two ints: given as such, by axes of the Keras-layout shape, or, if None, by that shape itself."""
-    shape = tuple(keras_shape)
-    if fans is None:
-        return fans_of(shape, "keras")
-    try:
-        inputs, outputs = fans
-        if hasattr(inputs, "__index__") and hasattr(outputs, "__index__"):
-            fan_in, fan_out = shape_of(fans)
-            return fan_in, fan_out
-        return fans_by_axes(shape, inputs, outputs)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`fans` must be (fan_in, fan_out), two ints that are not negative or two tuples of axes of the "
-            f"Keras-layout shape {shape}; got {fans!r}."
-        ) from error
+        return Uniform(-limit, limit)
+    if distribution == "untruncated_normal":
+        return Normal(0.0, math.sqrt(variance))
+    return TruncatedNormal(0.0, math.sqrt(variance) / TRUNCATED_STD, -2.0, 2.0)
 
 
 def lecun_normal_(
@@ -130,9 +102,23 @@ def lecun_normal_(
     layout: str = "torch",
     generator: AnyGenerator = None,
 ) -> Tensor:
-    """Fill `tensor` from a normal truncated at two, with variance 1 / fan_in.
+    """Fill `tensor` from a normal law truncated at two standard deviations, of variance 1 / fan_in.
 
-    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal")`, which this is.
+    With s = sqrt(1 / fan_in) / 0.8796 the law is N(0, s**2) given that the value lies in [-2*s, 2*s].
+    The factor makes up for what truncation takes away: the values' own standard deviation is
+    sqrt(1 / fan_in), and none is larger than 2.274 / sqrt(fan_in).
+
+    Args:
+        tensor: the weight to fill, of any shape.
+        fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal")`, which this is.
 
     Example:
         >>> import torch
@@ -152,9 +138,21 @@ def lecun_uniform_(
     layout: str = "torch",
     generator: AnyGenerator = None,
 ) -> Tensor:
-    """Fill `tensor` from U[-a, a] with a = sqrt(3 / fan_in).
+    """Fill `tensor` from the uniform law U[-a, a] with a = sqrt(3 / fan_in).
 
-    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_in", "uniform")`, which this is.
+    The variance is a**2 / 3 = 1 / fan_in. No value lies outside [-a, a].
+
+    Args:
+        tensor: the weight to fill, of any shape.
+        fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_in", "uniform")`, which this is.
 
     Example:
         >>> import torch
@@ -173,9 +171,23 @@ def glorot_normal_(
     layout: str = "torch",
     generator: AnyGenerator = None,
 ) -> Tensor:
-    """Fill `tensor` from a normal truncated at two, with variance 2 / (fan_in + fan_out).
+    """Fill `tensor` from a normal law truncated at two standard deviations, of variance 2 / (fan_in + fan_out).
 
-    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_avg", "truncated_normal")`, which this is.
+    With s = sqrt(2 / (fan_in + fan_out)) / 0.8796 the law is N(0, s**2) given that the value lies in [-2*s, 2*s].
+    The factor makes up for what truncation takes away: the values' own standard deviation is
+    sqrt(2 / (fan_in + fan_out)), and none is larger than 3.216 / sqrt(fan_in + fan_out).
+
+    Args:
+        tensor: the weight to fill, of any shape.
+        fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_avg", "truncated_normal")`, which this is.
 
     Example:
         >>> import torch
@@ -196,9 +208,21 @@ def glorot_uniform_(
     layout: str = "torch",
     generator: AnyGenerator = None,
 ) -> Tensor:
-    """Fill `tensor` from U[-a, a] with a = sqrt(6 / (fan_in + fan_out)).
+    """Fill `tensor` from the uniform law U[-a, a] with a = sqrt(6 / (fan_in + fan_out)).
 
-    Args and Raises: as `variance_scaling_(tensor, 1.0, "fan_avg", "uniform")`, which this is.
+    The variance is a**2 / 3 = 2 / (fan_in + fan_out). No value lies outside [-a, a].
+
+    Args:
+        tensor: the weight to fill, of any shape.
+        fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_avg", "uniform")`, which this is.
 
     Example:
         >>> import torch
@@ -218,9 +242,23 @@ def he_normal_(
     layout: str = "torch",
     generator: AnyGenerator = None,
 ) -> Tensor:
-    """Fill `tensor` from a normal truncated at two, with variance 2 / fan_in.
+    """Fill `tensor` from a normal law truncated at two standard deviations, of variance 2 / fan_in.
 
-    Args and Raises: as `variance_scaling_(tensor, 2.0, "fan_in", "truncated_normal")`, which this is.
+    With s = sqrt(2 / fan_in) / 0.8796 the law is N(0, s**2) given that the value lies in [-2*s, 2*s].
+    The factor makes up for what truncation takes away: the values' own standard deviation is
+    sqrt(2 / fan_in), and none is larger than 3.216 / sqrt(fan_in).
+
+    Args:
+        tensor: the weight to fill, of any shape.
+        fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError, TypeError: as `variance_scaling_(tensor, 2.0, "fan_in", "truncated_normal")`, which this is.
 
     Example:
         >>> import torch
@@ -240,9 +278,21 @@ def he_uniform_(
     layout: str = "torch",
     generator: AnyGenerator = None,
 ) -> Tensor:
-    """Fill `tensor` from U[-a, a] with a = sqrt(6 / fan_in).
+    """Fill `tensor` from the uniform law U[-a, a] with a = sqrt(6 / fan_in).
 
-    Args and Raises: as `variance_scaling_(tensor, 2.0, "fan_in", "uniform")`, which this is.
+    The variance is a**2 / 3 = 2 / fan_in. No value lies outside [-a, a].
+
+    Args:
+        tensor: the weight to fill, of any shape.
+        fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
+        layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError, TypeError: as `variance_scaling_(tensor, 2.0, "fan_in", "uniform")`, which this is.
 
     Example:
         >>> import torch

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.initializers.axes import LAYOUTS
-from torch_kinit.initializers.plain import keras_view
-from torch_kinit.shards import by_the_whole, is_distributed, put, whole_like
-from torch_kinit.streams import draw
-from torch_kinit.streams.stream import AnyGenerator, Stream, one_thread, source
+from torch_kinit.initializers.axes import LAYOUTS, keras_view
+from torch_kinit.shards import by_the_whole, is_distributed
+from torch_kinit.streams.generator import AnyGenerator, source_for
+from torch_kinit.streams.laws import Normal
+from torch_kinit.streams.source import Source
+
+_STANDARD = Normal(0.0, 1.0)
 
 
 def orthogonal_(
@@ -30,16 +31,16 @@ def orthogonal_(
     In Keras' layout all axes but the last are flattened to rows; the shorter of rows and columns are then
     orthonormal, and the matrix is uniform among all such (Haar's measure). Keras' last axis is torch's first for
     Linear and Conv weights, so there `torch.nn.init.orthogonal_` has the same law; it has not for depthwise and
-    attention kernels. float16 and bfloat16 matrices are computed in float32, and in float64 from a Key. The whole
-    matrix is held three times while QR runs. Of a DTensor each process computes the whole matrix, in one thread, and
+    attention kernels. float16 and bfloat16 matrices are computed in float32, and in float64 from a Key; LAPACK rounds
+    the last bits of that otherwise with another number of threads, of which a float32 value shows one in ten million.
+    The whole matrix is held three times while QR runs. Of a DTensor each process computes the whole matrix and
     keeps its part: the time (1.3 s for 2048 x 2048) grows with the cube of the size, and more processes save none.
 
     Args:
         tensor: what to fill, with at least two axes.
         gain: a finite factor, the singular value of every direction.
         layout: the axes' order, "torch" or "keras".
-        generator: a torch.Generator of the tensor's device or the CPU; a Key or KerasSeed; or None for torch's own.
-            torch.compile with fullgraph=True takes only None: torch breaks the graph at a Generator (pytorch 93737).
+        generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
         max_elements: of a DTensor, the most elements the whole may have; raise it for larger ones.
 
     Raises:
@@ -58,21 +59,22 @@ def orthogonal_(
     checks.tensor(tensor)
     gain = checks.number("gain", gain)
     checks.choice("layout", layout, LAYOUTS)
-    generator = source(generator, tensor)
+    source = source_for(generator, tensor)
     max_elements = checks.integer("max_elements", max_elements)
     if tensor.ndim < 2:
         raise ValueError(f"`tensor` must have at least two axes to be orthogonal, got shape {tuple(tensor.shape)}.")
     refuse_large(tensor, max_elements)
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return tensor
-    if is_distributed(tensor):
-        return put(tensor, orthogonal_(whole_like(tensor), gain, layout=layout, generator=generator))
+    return _fill_orthogonal(tensor, gain, layout, source)
+
+
+@by_the_whole
+def _fill_orthogonal(tensor: Tensor, gain: float, layout: str, source: Source) -> Tensor:
     with torch.no_grad():
         view = keras_view(tensor, layout)
         rows, columns = math.prod(view.shape[:-1]), view.shape[-1]
-        matrix = _normal_matrix(view, (max(rows, columns), min(rows, columns)), generator)
-        with one_thread() if isinstance(generator, Stream) and generator.double_qr else nullcontext():
-            q, r = torch.linalg.qr(matrix)  # which rounds otherwise with another number of threads
+        q, r = torch.linalg.qr(_normal_matrix(view, (max(rows, columns), min(rows, columns)), source))
         # R's diagonal made positive: that makes the factorization unique, and so Q as uniform as the draw.
         q = q.mul_(torch.copysign(torch.ones_like(r.diagonal()), r.diagonal()).mul_(gain))
         if rows < columns:
@@ -91,15 +93,14 @@ def refuse_large(tensor: Tensor, max_elements: int, name: str = "`tensor`") -> N
         )
 
 
-def _normal_matrix(view: Tensor, shape: tuple[int, int], generator: AnyGenerator) -> Tensor:
+def _normal_matrix(view: Tensor, shape: tuple[int, int], source: Source) -> Tensor:
     """Standard normal values for QR to work on, where and in the precision in which it can."""
     # torch has no QR on MPS, and none of its backends a QR of half precision.
-    device = torch.device("cpu") if isinstance(generator, Stream) or view.device.type == "mps" else view.device
+    device = torch.device("cpu") if source.on_cpu or view.device.type == "mps" else view.device
     dtype = torch.float64 if view.dtype == torch.float64 else torch.float32
-    # empty_like of an expanded value, not torch.empty, so that vmap batches the draw.
-    matrix = view.new_empty(shape, dtype=dtype, device=device)
-    draw.normal_(matrix, 0.0, 1.0, generator)
-    return matrix.double() if isinstance(generator, Stream) and generator.double_qr else matrix
+    # new_empty of an expanded value, not torch.empty, so that vmap batches the draw.
+    matrix = source.draw(view.new_empty(shape, dtype=dtype, device=device), _STANDARD)
+    return matrix.double() if source.whole_in_double else matrix
 
 
 @by_the_whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch_kinit.initializers.axes import fans_of
 from torch_kinit.initializers.names import get, recipe, serialize
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.keras.readers import Layer, Weight
-from torch_kinit.keras.saved_model import Model, read
-from torch_kinit.keras.slots import Holdings, Slot, holdings, slots_in
-from torch_kinit.layers.layouts import CONVENTIONS, Options
+from torch_kinit.keras.draws import Layer, Weight
+from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
+from torch_kinit.layers.variable import Options
 
 Pairs = list[tuple[Weight, Slot]]
 Modules = Mapping[str, str | Sequence[str] | None]
@@ -64,7 +63,7 @@ def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> dict[s
     """The places of those Keras layers that `modules` speaks of."""
     if not isinstance(modules, Mapping):
         raise TypeError(f"`modules` must be a dict from names of Keras layers to paths, got {modules!r}.")
-    names = [layer.name for layer in layers]
+    names = {layer.name for layer in layers}
     taken: dict[int, str] = {}
     mapped: dict[str, list[Slot]] = {}
     for name, value in modules.items():
@@ -77,17 +76,11 @@ def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> dict[s
         if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
             raise TypeError(f"`modules` gives {value!r} to Keras' layer {name!r}; it takes a path, a list or None.")
         for path in paths:
-            inside = slots_in(held, path)
-            if not inside:
-                known = {slot.module for slot in held.slots}
-                raise ValueError(
-                    f"`modules` gives {path!r} to Keras' layer {name!r}; the torch model has no such module with "
-                    f"weights.{checks.near(path, known)}"
-                )
-            for slot in inside:
-                if taken.setdefault(id(slot), name) != name or slot in mapped[name]:
+            for slot in held.inside(path, f"`modules` gives Keras' layer {name!r} the path"):
+                if id(slot) in taken:
                     raise ValueError(f"`modules` gives {path!r} to both {taken[id(slot)]!r} and {name!r}.")
-            mapped[name] += inside
+                taken[id(slot)] = name
+                mapped[name].append(slot)
     return mapped
 
 
@@ -99,45 +92,19 @@ def _place(layer: Layer, weight: Weight, slot: Slot | None) -> Slot:
             f"given None in `modules`: {{{layer.name!r}: None}}."
         )
     name, role = (whole.rpartition("/")[2] for whole in (weight.name, slot.role))
-    if (role != name and role not in _ROLES.get(name, ())) or not (
-        weight.shape is None or fits(weight.shape, slot.shape)
-    ):
+    same_role = role == name or role in _ROLES.get(name, ())
+    if not same_role or not (weight.shape is None or fits(weight.shape, slot.shape)):
         raise ValueError(
             f"{keras}, and the torch model in its place {slot}. If its modules stand in another order, `modules` "
             "says which is which: {'keras_layer': 'torch.module'}."
         )
-    _refuse_other_rows(layer, weight, slot)
-    return slot
-
-
-def _refuse_other_rows(layer: Layer, weight: Weight, slot: Slot) -> None:
-    """An orthogonal matrix has the last axis for columns, so here a merged axis makes another matrix."""
+    # An orthogonal matrix has the last axis for columns, so there a merged axis makes another matrix.
     if weight.source.name == "orthogonal" and weight.shape is not None and weight.shape[-1:] != slot.shape[-1:]:
         raise ValueError(
             f"Keras' layer {layer.name!r} has an orthogonal {weight.name} of shape {weight.shape}, which is "
             f"another law on {slot}."
         )
-
-
-def fits(keras: tuple[int | None, ...], torch: tuple[int, ...]) -> bool:
-    """Whether two shapes are one, but for neighbouring axes that one of them has merged."""
-    if None in keras:
-        return len(keras) == len(torch) and all(a in (None, b) for a, b in zip(keras, torch, strict=True))
-    coarse, fine = sorted((_bare(tuple(n or 0 for n in keras)), _bare(torch)), key=len)
-    return coarse == fine if len(coarse) == len(fine) else _merges(coarse, fine)
-
-
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without the axes of size one before the last."""
-    return (*(size for size in shape[:-1] if size != 1), *shape[-1:])
-
-
-def _merges(coarse: tuple[int, ...], fine: tuple[int, ...]) -> bool:
-    """Whether each axis of `coarse` is a run of axes of `fine`."""
-    if not coarse or not fine:
-        return math.prod(fine) == math.prod(coarse) == 1
-    runs = (i for i in range(1, len(fine) + 1) if math.prod(fine[:i]) == coarse[0])
-    return any(_merges(coarse[1:], fine[i:]) for i in runs)
+    return slot
 
 
 def rules_from_keras(
@@ -174,25 +141,16 @@ def rules_from_keras(
         >>> rules_from_keras(config, nn.Sequential(nn.Linear(3, 2)))
         {'0.weight': 'he_normal', '0.bias': 'zeros'}
     """
-    held, pairs = matched(Model(read(keras_config)), model, modules, Options(convention, depthwise))
-    return rules_of(pairs, held, convention)
-
-
-def matched(keras: Model, model: nn.Module, modules: Modules | None, options: Options) -> tuple[Holdings, Pairs]:
-    """The places of a Keras model's weights in a torch model."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-    checks.choice("convention", options.convention, CONVENTIONS)
-    checks.boolean("depthwise", options.depthwise)
+    options = Options(convention, depthwise)
     held = holdings(model, options)
-    return held, match(keras.layers, held, modules)
+    return rules_of(match(Model(load_config(keras_config)).layers, held, modules), held, options)
 
 
-def rules_of(pairs: Pairs, held: Holdings, convention: str) -> dict[str, Any]:
+def rules_of(pairs: Pairs, held: Holdings, options: Options) -> dict[str, Any]:
     """A rule for each tensor that holds a Keras weight."""
     rules: dict[str, Any] = {}
     for weight, slot in pairs:
-        value = _rule(weight, slot, held, convention)
+        value = _rule(weight, slot, held, options)
         for name in slot.names:
             if name in rules and recipe(rules[name]) != recipe(value):
                 raise ValueError(
@@ -203,7 +161,7 @@ def rules_of(pairs: Pairs, held: Holdings, convention: str) -> dict[str, Any]:
     return rules
 
 
-def _rule(weight: Weight, slot: Slot, held: Holdings, convention: str) -> Any:
+def _rule(weight: Weight, slot: Slot, held: Holdings, options: Options) -> Any:
     config = weight.source.config
     if isinstance(config, Mapping):
         config = {**config, "config": {k: v for k, v in (config.get("config") or {}).items() if k != "seed"}}
@@ -211,7 +169,7 @@ def _rule(weight: Weight, slot: Slot, held: Holdings, convention: str) -> Any:
     if weight.unit_forget:
         plain = law == recipe("zeros")
         return "unit_forget_bias" if plain else functools.partial(unit_forget_bias_, others=get(config))
-    fans = _fans(weight, slot, held, convention)
+    fans = _keras_fans(weight, slot, held, options)
     if fans and law.accepts("fans") and not law.arguments.get("fans"):
         return functools.partial(law.function, **law.arguments, fans=fans)
     return _identifier(law)
@@ -226,12 +184,11 @@ def _identifier(law: Recipe) -> str | dict[str, Any]:
     return {"class_name": written["class_name"], "config": config}
 
 
-def _fans(weight: Weight, slot: Slot, held: Holdings, convention: str) -> tuple[int, int] | None:
+def _keras_fans(weight: Weight, slot: Slot, held: Holdings, options: Options) -> tuple[int, int] | None:
     """Keras' fans, if they are known and not those that the torch tensor has here."""
     if weight.shape is None or any(size is None for size in weight.shape):
         return None
     by_shape = fans_of(weight.shape, "keras")
-    keras = by_shape if convention == "keras-3.14" else weight.fans or by_shape
-    variable = held.targets[slot.names[0]].claims[0].variable
-    here = (variable and variable.fans) or fans_of(slot.shape, "keras")
+    keras = by_shape if options.convention == "keras-3.14" else weight.fans or by_shape
+    here = held.variable(slot.names[0]).fans or fans_of(slot.shape, "keras")
     return None if keras == here else keras

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch_kinit.keras.readers import Config, Layer, snake_case
+from torch_kinit.keras.draws import Config, Layer, snake_case
 
 MADE, CALLED = -1, 0
 Step = tuple[int, int]  # a part of a model, and the time: made, called first, called again

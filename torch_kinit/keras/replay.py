@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -13,14 +13,14 @@ from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.keras.port import Modules, Pairs, match, matched, rules_of
-from torch_kinit.keras.read import layer as read_layer
-from torch_kinit.keras.readers import Layer, Source
-from torch_kinit.keras.saved_model import BUILDS, Model, draw, read
-from torch_kinit.keras.slots import Holdings, holdings, slots_in
+from torch_kinit.keras.draws import Layer, Source, Weight, seeds_of
+from torch_kinit.keras.port import Modules, Pairs, match, rules_of
+from torch_kinit.keras.read import read_layer
+from torch_kinit.keras.saved_model import BUILDS, Model, in_turn, load_config
+from torch_kinit.keras.slots import Holdings, holdings
 from torch_kinit.keras.twin import Twin
-from torch_kinit.layers.keras_classes import twins_of
-from torch_kinit.layers.layouts import CONVENTIONS, Options
+from torch_kinit.layers.table import twins_of
+from torch_kinit.layers.variable import Options
 from torch_kinit.model.apply import plan
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rules import KERAS_DEFAULTS
@@ -87,7 +87,9 @@ def replay_keras(
 
     Source: keras/src/utils/rng_utils.py and the layers' constructors, Keras 3.15.
     """
-    seed = _seed(seed)
+    seed = checks.integer("seed", seed)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {seed!r}.")
     checks.choice("backend", backend, BACKENDS)
     if build is not None:
         checks.choice("build", build, BUILDS)
@@ -97,37 +99,37 @@ def replay_keras(
     if keras_config is None:
         if modules is not None:
             raise ValueError("`modules` maps the layers of a `keras_config`, and none is given.")
-        if isinstance(model, nn.Module) and any(isinstance(item, Twin) for item in order or ()):
-            checks.choice("convention", convention, CONVENTIONS)
-            checks.boolean("depthwise", depthwise)
-            rules = {**_laws_of_twins(model, order, options), **(rules or {})}
+        if twins := [item for item in order or () if isinstance(item, Twin) and item.modules]:
+            rules = {**_rules_of_twins(twins, holdings(model, options), options), **(rules or {})}
         made = plan(model, rules, convention=convention, depthwise=depthwise)
-        sources, pairs = _from_modules(model, made, order, build or "sequential", options)
+        port = _Port(dict(model.named_modules()), made, holdings(model, options), options)
+        sources, pairs = _from_modules(port, order, build or "sequential")
     else:
         if rules is not None:
             raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
-        keras = Model(read(keras_config))
-        held, pairs = matched(keras, model, modules, options)
-        made = plan(model, rules_of(pairs, held, convention), convention=convention, depthwise=depthwise)
+        held, keras = holdings(model, options), Model(load_config(keras_config))
+        pairs = match(keras.layers, held, modules)
+        made = plan(model, rules_of(pairs, held, options), convention=convention, depthwise=depthwise)
         sources = _from_config(keras, order, build)
-    draw(sources, seed)
-    return _seeded(made, pairs, backend).apply()
+    return _with_drawn_seeds(made, pairs, seeds_of(sources, seed), backend).apply()
 
 
-def _seed(seed: Any) -> int:
-    number = checks.integer("seed", seed)
-    if not 0 <= number < 2**32:
-        raise ValueError(f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {seed!r}.")
-    return number
+class _Port(NamedTuple):
+    """A torch model whose modules stand for Keras layers: its modules by path, its plan, and its weights."""
+
+    modules: dict[str, nn.Module]
+    plan: Plan
+    held: Holdings
+    options: Options
 
 
 def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -> list[Source]:
     """All draws of a saved model."""
     if order is not None and any(not isinstance(name, str) for name in order):
         raise ValueError("With a `keras_config`, `order` is a list of the names of its layers.")
-    sources = keras.schedule(build, order)
-    if keras.guesses:
-        shown = ", ".join(f"{a!r} before {b!r}" for a, b in keras.guesses[:3])
+    sources, guesses = keras.schedule(build, order)
+    if guesses:
+        shown = ", ".join(f"{a!r} before {b!r}" for a, b in guesses[:3])
         checks.warn(
             f"The config does not tell in which order the program made all layers; taken for granted: {shown}. "
             "`order`, a list of the names of the layers that draw, settles it."
@@ -135,108 +137,89 @@ def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -
     return sources
 
 
-def _from_modules(
-    model: nn.Module, made: Plan, order: Sequence[Any] | None, build: str, options: Options
-) -> tuple[list[Source], Pairs]:
+def _from_modules(port: _Port, order: Sequence[Any] | None, build: str) -> tuple[list[Source], Pairs]:
     """All draws of the Keras layers for which torch modules, or what `order` lists, stand."""
-    held = holdings(model, options)
     layers: list[Layer] = []
     pairs: Pairs = []
     for item in [""] if order is None else order:
-        for found, own in _item(item, model, made, held, options):
+        for found, own in _layers_of(item, port):
             layers += found
             pairs += own
-    _refuse_left_out(made, held, pairs)
+    planned = {weight.source: _planned_source(weight, port.plan[slot.names[0]]) for weight, slot in pairs}
+    _refuse_left_out(port.plan, pairs)
     placed = Counter((slot.names, slot.block) for _, slot in pairs)
     if twice := [names[0] for (names, _), count in placed.items() if count > 1]:
         raise ValueError(f"`order` lists the module of {twice[0]} twice.")
-    if build == "sequential":
-        return [s for layer in layers for s in layer.constructor] + [s for layer in layers for s in layer.build], pairs
-    return [s for layer in layers for s in (*layer.constructor, *layer.build)], pairs
+    made, built = in_turn([(layer.constructor, layer.build) for layer in layers], build)
+    sources = [planned.get(source, source) for source in (*made, *built)]
+    return sources, [(dataclasses.replace(weight, source=planned[weight.source]), slot) for weight, slot in pairs]
 
 
-def _item(
-    item: Any, model: nn.Module, made: Plan, held: Holdings, options: Options
-) -> Iterable[tuple[list[Layer], Pairs]]:
+def _layers_of(item: Any, port: _Port) -> Iterator[tuple[list[Layer], Pairs]]:
     """The Keras layers of one entry of `order`, with the places of their weights."""
     if isinstance(item, Twin):
-        layer, own = _twin(item, held)
-        yield [layer], _as_planned([layer], own, made) if item.modules else []
+        layer, own = _twin_layer(item, port.held)
+        yield [layer], match([layer], own) if item.modules else []
     elif isinstance(item, str):
-        if item not in dict(model.named_modules()):
-            known = [path for path, _ in model.named_modules()]
-            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, known)}")
-        for path, module in model.get_submodule(item).named_modules(prefix=item):
-            yield _module(path, module, made, held, options)
+        if item not in port.modules:
+            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, port.modules)}")
+        for path, module in port.modules[item].named_modules(prefix=item):
+            yield _module_layers(path, module, port)
     elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
         yield [Layer("", "", [Source(None) for _ in range(item)])], []
     else:
         raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {item!r}.")
 
 
-def _twin(item: Twin, held: Holdings) -> tuple[Layer, Holdings]:
+def _twin_layer(item: Twin, held: Holdings) -> tuple[Layer, Holdings]:
     """The layer, whose sizes its modules tell, and its places."""
     layer = read_layer(item.entry())
     for weight in layer.weights:
         weight.shape = None
-    slots = []
-    for path in item.modules:
-        inside = slots_in(held, path)
-        if not inside:
-            known = {slot.module for slot in held.slots}
-            raise ValueError(
-                f"twin({item.class_name!r}) has {path!r}, which is no module with weights.{checks.near(path, known)}"
-            )
-        slots += inside
+    slots = [slot for path in item.modules for slot in held.inside(path, f"twin({item.class_name!r}) has")]
     return layer, dataclasses.replace(held, slots=slots)
 
 
-def _laws_of_twins(model: nn.Module, order: Any, options: Options) -> dict[str, Any]:
+def _rules_of_twins(twins: Sequence[Twin], held: Holdings, options: Options) -> dict[Any, Any]:
     """The rules that follow from the initializers of twins."""
-    held = holdings(model, options)
     rules: dict[Any, Any] = {}
-    for item in order or ():
-        if isinstance(item, Twin) and item.modules:
-            layer, own = _twin(item, held)
-            rules |= rules_of(match([layer], own), own, options.convention)
+    for item in twins:
+        layer, own = _twin_layer(item, held)
+        rules |= rules_of(match([layer], own), own, options)
     return rules
 
 
-def _module(path: str, module: nn.Module, made: Plan, held: Holdings, options: Options) -> tuple[list[Layer], Pairs]:
-    """The Keras twins of a module, unless it holds nothing of its own."""
-    slots = [slot for slot in held.slots if slot.module == path]
-    prefix = f"{path}." if path else ""
-    entries = twins_of(path, module, lambda name: _law(made[prefix + name]), options.depthwise)
-    layers = [read_layer(entry) for entry in entries or ()]
+def _module_layers(path: str, module: nn.Module, port: _Port) -> tuple[list[Layer], Pairs]:
+    """The Keras layers that a module stands for, unless it holds nothing of its own."""
+    slots, prefix = port.held.of(path), f"{path}." if path else ""
+    entries = twins_of(path, module, port.options, lambda name: _initializer_config(port.plan[prefix + name]))
+    layers = [read_layer(entry) for entry in entries]
     if not slots and any(layer.weights for layer in layers):
         return [], []  # its tensors belong to another: tied, or packed by the module around it
-    return layers, _as_planned(layers, dataclasses.replace(held, slots=slots), made) if entries else []
+    return layers, match(layers, dataclasses.replace(port.held, slots=slots)) if layers else []
 
 
-def _as_planned(layers: list[Layer], held: Holdings, made: Plan) -> Pairs:
-    """The places of the layers' weights, which get the initializers of the plan."""
-    pairs = match(layers, held)
-    for weight, slot in pairs:
-        law = _law(made[slot.names[0]])
-        if isinstance(law, Mapping) and weight.source.given and law["class_name"] == weight.source.name:
-            continue  # a seed that the twin was given
-        weight.source.settle("zeros" if law == "unit_forget_bias" else law)
-    return pairs
+def _planned_source(weight: Weight, step: Step) -> Source:
+    """The source of a weight by the plan's initializer, or its own if its twin was given the seed of the same one."""
+    config = _initializer_config(step)
+    if isinstance(config, Mapping) and weight.source.seed is not None and config["class_name"] == weight.source.name:
+        return weight.source
+    return Source("zeros" if config == "unit_forget_bias" else config)
 
 
-def _law(step: Step) -> Any:
+def _initializer_config(step: Step) -> Any:
     """A step's initializer as far as draws depend on it: Keras' name for it, and its seed if it has one."""
     if step.initializer is None:  # skipped: Keras makes the layer all the same
         return KERAS_DEFAULTS.get(step.role or "", "zeros")
     if not step.initializer.ours:
         raise ValueError(f"{step.name} (rule {step.rule}): {step.initializer} is none of Keras' initializers.")
-    return _law_of(step.initializer)
+    return _config_of(step.initializer)
 
 
-def _law_of(value: Recipe) -> Any:
+def _config_of(value: Recipe) -> Any:
     if value.function is unit_forget_bias_:
         others = value.arguments.get("others")
-        return "unit_forget_bias" if others is None else _law_of(recipe(others))
+        return "unit_forget_bias" if others is None else _config_of(recipe(others))
     if not value.accepts("generator"):
         return "zeros"
     name = value.function.__name__.removesuffix("_").replace("trunc_normal", "truncated_normal")
@@ -244,11 +227,11 @@ def _law_of(value: Recipe) -> Any:
     return {"class_name": name, "config": {"seed": own.seed if isinstance(own, KerasSeed) else None}}
 
 
-def _refuse_left_out(made: Plan, held: Holdings, pairs: Pairs) -> None:
+def _refuse_left_out(made: Plan, pairs: Pairs) -> None:
     """Raise if a random initializer has no draw, because Keras has no such layer or `order` does not list it."""
     placed = {name for _, slot in pairs for name in slot.names}
-    random = [s for s in made if s.initializer and s.name not in placed and isinstance(_law(s), Mapping)]
-    if random:
+    left = [step for step in made if step.initializer and step.name not in placed]
+    if random := [step for step in left if isinstance(_initializer_config(step), Mapping)]:
         listed = ", ".join(f"{step.name} of {step.layer}" for step in random)
         raise ValueError(
             f"No Keras layer draws {listed}. List the module in `order`, or twin('Dense', 'its.path') for a class that "
@@ -256,15 +239,13 @@ def _refuse_left_out(made: Plan, held: Holdings, pairs: Pairs) -> None:
         )
 
 
-def _seeded(made: Plan, pairs: Pairs, backend: str) -> Plan:
-    """The plan with the seeds that were drawn."""
+def _with_drawn_seeds(made: Plan, pairs: Pairs, drawn: Mapping[Source, int], backend: str) -> Plan:
+    """The plan with the seed of each weight."""
     seeds: dict[str, dict[int, KerasSeed]] = defaultdict(dict)
     for weight, slot in pairs:
-        if weight.source.random and weight.source.seed is not None:
-            try:
-                seed = KerasSeed(weight.source.seed, backend)
-            except ValueError as error:
-                raise ValueError(f"The {weight.name} for {slot} cannot be drawn: {error}") from None
+        if weight.source in drawn:
+            with checks.context(f"the {weight.name} for {slot}"):
+                seed = KerasSeed(drawn[weight.source], backend)
             for name in slot.names:
                 seeds[name][slot.block] = seed
     return dataclasses.replace(made, steps=tuple(_with_seeds(step, seeds[step.name]) for step in made))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch_kinit import checks
+from torch_kinit.keras.draws import Config, Layer, Source
 from torch_kinit.keras.program import CALLED, MADE, Node, inputs_of, numbers_of, program, settle_input
-from torch_kinit.keras.read import layer as read_layer
-from torch_kinit.keras.readers import Config, Layer, SavedDraw, Source
+from torch_kinit.keras.read import read_layer
 
 BUILDS = ("sequential", "functional")
-_Drawn = tuple[list[Source], list[Source]]
 _MODELS = ("Sequential", "Functional", "Model")
 
 
-def read(keras_config: object) -> Config:
+def load_config(keras_config: object) -> Config:
     """The config of a model, from a dict, from JSON, or from a .json or .keras file.
 
     Raises:
@@ -74,37 +74,35 @@ def _is_model(entry: Config) -> bool:
     return entry.get("class_name") in _MODELS or "input_layers" in config
 
 
-def draw(sources: Iterable[Source], seed: int) -> None:
-    """Draw seeds as building a model does after `keras.utils.set_random_seed(seed)`."""
-    generator = random.Random(seed)
-    for source in sources:
-        state = generator.getstate()
-        source.draw(lambda: generator.randint(1, 10**9))
-        if isinstance(source, SavedDraw) and source.saved not in (None, source.seed):
-            generator.setstate(state)  # the saved seed was given, not drawn
+Guesses = list[tuple[str, str]]
+
+
+class _Draws(NamedTuple):
+    """The sources that draw when a layer or a model is made, and when it is built; and the guesses of `schedule`."""
+
+    made: list[Source]
+    built: list[Source]
+    guesses: Guesses
 
 
 class Model:
     """A saved model.
 
     Args:
-        config: what `read` gives.
+        config: what `load_config` gives.
 
     Attributes:
         layers: those with weights or draws, nested models flattened, in the config's order, a shared one once. The
             layer "dense" of a nested model "encoder" is named "encoder/dense".
-        guesses: pairs of layers that draw, of which only their places in the config told which comes first. Filled by
-            `schedule`; to be avoided with `names`.
     """
 
     def __init__(self, config: Config) -> None:
         self._seen: dict[tuple[str, ...], Layer] = {}
         self._root = self._model(config, "", "")
         self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
-        self.guesses: list[tuple[str, str]] = []
 
-    def schedule(self, build: str | None = None, names: Sequence[str] | None = None) -> list[Source]:
-        """All sources, in the order in which making the model in code has them drawn.
+    def schedule(self, build: str | None = None, names: Sequence[str] | None = None) -> tuple[list[Source], Guesses]:
+        """All sources, in the order in which making the model in code has them drawn; and what of it is a guess.
 
         Args:
             build: "sequential", all constructors, then all builds, as `Sequential([...])` does; or "functional", each
@@ -113,26 +111,29 @@ class Model:
             names: the names of the layers that draw, in the order in which the program makes them; the layers of a
                 nested model as "encoder/dense", or all of them as "encoder". None to recover that order.
 
+        Returns:
+            The sources, and the pairs of layers of which only their places in the config tell which draws first. There
+            are none in the order of `names`, but within a model that it names as a whole.
+
         Raises:
             ValueError: `build` is neither, or `names` has an unknown name, has one twice or lacks a layer that draws.
         """
         if build is not None:
             checks.choice("build", build, BUILDS)
-        self.guesses = []
         if names is None:
-            made, built = self._draws(self._root, build)
+            draws = [self._draws(self._root, build)]
         else:
-            steps = [self._draws(node, None) for node in self._named(names)]
-            made, built = _flat(steps, build or BUILDS[self._root.functional])
-        return list(dict.fromkeys([*made, *built]))
+            draws = [self._draws(node, None) for node in self._named(names)]
+        made, built = in_turn([(part.made, part.built) for part in draws], build or BUILDS[self._root.functional])
+        return list(dict.fromkeys([*made, *built])), [guess for part in draws for guess in part.guesses]
 
     def _named(self, names: Sequence[str]) -> list[Node]:
         """The layers and models that `names` names."""
         nodes = {node.path: node for part in self._root.parts for node in part.nodes()}
-        for i, name in enumerate(names):
+        for name, count in Counter(names).items():
             if name not in nodes:
                 raise ValueError(f"`order` has {name!r}, which is no layer of the model.{checks.near(name, nodes)}")
-            if name in names[:i]:
+            if count > 1:
                 raise ValueError(f"`order` has {name!r} twice.")
         covered = {layer for name in names for layer in nodes[name].layers()}
         lacking = [path for path, node in nodes.items() if node.layer and node.draws() and node.layer not in covered]
@@ -174,22 +175,22 @@ class Model:
         layer.name = path
         return self._seen.setdefault(key, layer)
 
-    def _draws(self, node: Node, build: str | None) -> _Drawn:
-        """What is drawn when a layer or a model is made, and what when it is built."""
+    def _draws(self, node: Node, build: str | None) -> _Draws:
         if node.layer is not None:
-            return node.layer.constructor, node.layer.build
-        drawn = [self._draws(part, None) for part in node.parts]
-        times = [(i, time) for i in range(len(drawn)) for time in (MADE, CALLED)]
+            return _Draws(node.layer.constructor, node.layer.build, [])
+        parts = [self._draws(part, None) for part in node.parts]
+        steps = [(i, time) for i in range(len(parts)) for time in (MADE, CALLED)]
+        guesses = [guess for part in parts for guess in part.guesses]
         if node.functional:
-            times, guesses = program(node.parts)
-            self.guesses += guesses
-        steps = [(drawn[i][0], []) if time == MADE else ([], drawn[i][1]) for i, time in times if time <= CALLED]
-        made, built = _flat(steps, build or BUILDS[node.functional])
-        return ([*made, *built], []) if node.built_when_made else (made, built)
+            steps, own = program(node.parts)
+            guesses += own
+        drawn = [(parts[i].made, []) if time == MADE else ([], parts[i].built) for i, time in steps if time <= CALLED]
+        made, built = in_turn(drawn, build or BUILDS[node.functional])
+        return _Draws([*made, *built], [], guesses) if node.built_when_made else _Draws(made, built, guesses)
 
 
-def _flat(steps: Sequence[_Drawn], build: str) -> _Drawn:
-    """One step after the other, or all that is made before all that is built."""
+def in_turn(steps: Sequence[tuple[list[Source], list[Source]]], build: str) -> tuple[list[Source], list[Source]]:
+    """What is made and what is built: one step after the other, or all that is made before all that is built."""
     if build == "functional":
         return [source for step in steps for part in step for source in part], []
     return [source for made, _ in steps for source in made], [source for _, built in steps for source in built]

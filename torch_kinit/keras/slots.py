@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from torch_kinit.layers.layouts import Options
+from torch_kinit import checks
+from torch_kinit.layers.variable import Options, Variable
 from torch_kinit.model.targets import Target, targets
 
 # What torch has beyond Keras: a counter, a second bias that starts at zero and adds to the first.
@@ -43,43 +46,61 @@ class Slot:
 
 @dataclass
 class Holdings:
-    """What a model holds: a Slot for each weight of its Keras twin, and the targets no Keras layer has."""
+    """What a model holds: a Slot for each weight of its Keras twin, and the targets that no Keras layer has."""
 
     slots: list[Slot]
     strangers: list[Target]
     targets: dict[str, Target]
 
+    @functools.cached_property
+    def _by_path(self) -> dict[str, list[Slot]]:
+        """The slots of the module at each path and of those inside it."""
+        found: dict[str, list[Slot]] = {}
+        for slot in self.slots:
+            parts = slot.module.split(".") if slot.module else []
+            for i in range(len(parts) + 1):
+                found.setdefault(".".join(parts[:i]), []).append(slot)
+        return found
+
+    def variable(self, name: str) -> Variable:
+        """The variable of a tensor that a slot names."""
+        variable = self.targets[name].claims[0].variable
+        assert variable is not None
+        return variable
+
+    def of(self, path: str) -> list[Slot]:
+        """The weights of the module at `path`, without those of the modules inside it."""
+        return [slot for slot in self._by_path.get(path, ()) if slot.module == path]
+
+    def inside(self, path: str, speaker: str) -> list[Slot]:
+        """The weights of the module at `path` and of those inside it; `speaker`, "`order` has", begins the error."""
+        if path not in self._by_path:
+            raise ValueError(f"{speaker} {path!r}, which holds no weights.{checks.near(path, self._by_path)}")
+        return self._by_path[path]
+
 
 def holdings(model: nn.Module, options: Options) -> Holdings:
     """Look through a model. A tied tensor has the slot of its first owner."""
+    checks.module(model)
     found = targets(model, options)
-    by_name = {target.name: target for target in found}
     slots: list[Slot] = []
     strangers = []
-    for _, group in itertools.groupby(found, key=lambda target: id(target.claims[0].modules[0][1])):
-        members = list(group)
-        known = [t for t in members if t.claims[0].variable and t.claims[0].role not in _WITHOUT_TWIN]
-        strangers += [t for t in members if all(t is not other for other in known)]
+    for _, group in itertools.groupby(found, key=lambda target: id(target.claims[0].modules[0].module)):
         merged: list[Slot] = []
-        for target in known:
-            _add(merged, target)
-        attention = isinstance(members[0].claims[0].modules[0][1], nn.MultiheadAttention)
+        for target in (members := list(group)):
+            variable = target.claims[0].variable
+            if variable is None or variable.role in _WITHOUT_TWIN:
+                strangers.append(target)
+            elif variable.role != _COUNTER:
+                _add(merged, target, variable)
+        attention = isinstance(members[0].claims[0].modules[0].module, nn.MultiheadAttention)
         slots += _in_keras_order(merged) if attention else merged
-    return Holdings(slots, strangers, by_name)
+    return Holdings(slots, strangers, {target.name: target for target in found})
 
 
-def slots_in(held: Holdings, path: str) -> list[Slot]:
-    """The weights of the module at `path` and of those inside it."""
-    return [slot for slot in held.slots if not path or slot.module == path or slot.module.startswith(f"{path}.")]
-
-
-def _add(slots: list[Slot], target: Target) -> None:
+def _add(slots: list[Slot], target: Target, variable: Variable) -> None:
     """Add a target's variables to those of its module: rows to their variable, and a second bias to the first."""
     claim = target.claims[0]
-    variable = claim.variable
-    assert variable is not None
-    if variable.role == _COUNTER:
-        return
     if variable.role == _SECOND_BIAS and slots:
         slots[-1].added = claim.name
     elif variable.row and variable.row[0] > 0:
@@ -89,7 +110,7 @@ def _add(slots: list[Slot], target: Target) -> None:
         copy = torch.empty(target.tensor.shape, dtype=target.tensor.dtype, device="meta")
         for block, view in enumerate(variable.views(copy)):
             shape = (*rows, *view.shape)
-            slots.append(Slot(claim.modules[0][0], claim.layer, variable.role, shape, (claim.name,), block))
+            slots.append(Slot(claim.modules[0].path, claim.layer, variable.role, shape, (claim.name,), block))
 
 
 def _in_keras_order(slots: list[Slot]) -> list[Slot]:
@@ -100,3 +121,24 @@ def _in_keras_order(slots: list[Slot]) -> list[Slot]:
         for slot in filter(None, pair):
             slot.role = f"{part}/{slot.role}"
     return [slot for pair in itertools.zip_longest(kernels, biases) for slot in pair if slot]
+
+
+def fits(keras: tuple[int | None, ...], torch: tuple[int, ...]) -> bool:
+    """Whether two shapes are one, but for neighbouring axes that one of them has merged."""
+    if None in keras:
+        return len(keras) == len(torch) and all(a in (None, b) for a, b in zip(keras, torch, strict=True))
+    coarse, fine = sorted((_bare(tuple(n or 0 for n in keras)), _bare(torch)), key=len)
+    return coarse == fine if len(coarse) == len(fine) else _merges(coarse, fine)
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of size one before the last."""
+    return (*(size for size in shape[:-1] if size != 1), *shape[-1:])
+
+
+def _merges(coarse: tuple[int, ...], fine: tuple[int, ...]) -> bool:
+    """Whether each axis of `coarse` is a run of axes of `fine`."""
+    if not coarse or not fine:
+        return math.prod(fine) == math.prod(coarse) == 1
+    runs = (i for i in range(1, len(fine) + 1) if math.prod(fine[:i]) == coarse[0])
+    return any(_merges(coarse[1:], fine[i:]) for i in runs)

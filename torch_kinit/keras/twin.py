@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch_kinit.initializers.names import recipe
-from torch_kinit.keras.read import layer as read_layer
+from torch_kinit.keras.read import read_layer
 
 # Sizes for a layer of which only the draws matter.
 _SIZES = {"units": 1, "filters": 1, "kernel_size": 1, "input_dim": 1, "output_dim": 1, "rate": 0.5, "stddev": 0.5}

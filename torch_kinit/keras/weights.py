@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from torch_kinit import checks
-from torch_kinit.keras.port import fits
-from torch_kinit.keras.slots import Holdings, Slot, holdings, slots_in
-from torch_kinit.layers.layouts import Options
-from torch_kinit.model.execute import writing
-from torch_kinit.model.steps import NOT_SETTABLE
-from torch_kinit.model.targets import unsettable
+from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
+from torch_kinit.layers.variable import Options
+from torch_kinit.model.targets import Target, refuse_unsettable
+from torch_kinit.model.undo import Undo
+from torch_kinit.model.writing import writing
+from torch_kinit.shards import is_distributed
 
 
 def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise: bool = True) -> list[Any]:
@@ -34,7 +34,8 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
         A list of arrays of the parameters' dtypes, bfloat16 as float32, which no longer share memory with `model`.
 
     Raises:
-        ValueError: a parameter that no Keras layer has, such as a raw nn.Parameter; an `order` that leaves weights out.
+        ValueError: a parameter that no Keras layer has, such as a raw nn.Parameter; a DTensor, or a parameter on the
+            meta device; an `order` that leaves weights out.
 
     Example:
         >>> [array.shape for array in to_keras(nn.Sequential(nn.Conv2d(3, 8, 5), nn.GRU(8, 4)))]
@@ -56,10 +57,11 @@ def from_keras(
         order, depthwise: as in `to_keras`.
 
     Raises:
-        ValueError: too many or too few arrays, or one of another shape than its place has, naming the layer.
-            Nothing is changed.
+        ValueError, TypeError: too many or too few arrays, or one of another shape than its place has, naming the layer;
+            a parameter that cannot be set, such as a DTensor.
 
-    The second bias that torch adds in an LSTM or RNN is set to zero.
+    After an error, also one of a parametrization's own, the model is as it was. The second bias that torch adds in an
+    LSTM or RNN is set to zero.
 
     Example:
         >>> a, b = nn.LSTM(3, 4), nn.LSTM(3, 4)
@@ -81,7 +83,6 @@ def from_keras(
             f"There are {len(values)} arrays for {len(slots)} weights of the model; "
             f"{'the first without one' if short else 'its last weight'} is {place}."
         )
-    _refuse_unsettable(held, model)
     by_name: dict[str, list[Tensor]] = {}
     for slot, value in zip(slots, values, strict=True):
         rows = value.reshape(slot.shape) if len(slot.names) > 1 else [value.reshape(slot.shape)]
@@ -89,17 +90,31 @@ def from_keras(
             by_name.setdefault(name, []).append(row)
         if slot.added:
             by_name[slot.added] = [torch.zeros((), dtype=value.dtype)]
-    for name, parts in by_name.items():
-        _write(name, parts, held, model)
+    changed = [held.targets[name] for name in by_name]
+    for target in changed:
+        with checks.context(target.name):
+            refuse_unsettable(target, model)
+        if _cannot_fail(target):
+            checks.tensor(target.tensor, target.name)
+    with Undo([]) as undo:
+        for target in sorted(changed, key=_cannot_fail):  # False first
+            if not _cannot_fail(target):
+                undo.remember(target, model)
+            _write(by_name[target.name], target, held, model)
 
 
 def _holdings(model: nn.Module, depthwise: bool) -> Holdings:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-    checks.boolean("depthwise", depthwise)
+    """What the model holds, if all of it is numbers in this process that Keras has weights for."""
     held = holdings(model, Options(depthwise=depthwise))
-    if meta := [name for name, target in held.targets.items() if target.tensor.is_meta]:
-        raise ValueError(f"{meta[0]} is on the meta device and holds no numbers; give the model storage first.")
+    for name, target in held.targets.items():
+        if is_distributed(target.tensor):
+            raise ValueError(
+                f"{name} is a DTensor, of which each process holds a part. Exchange the weights of an undistributed "
+                "copy of the model: get_model_state_dict of torch.distributed.checkpoint.state_dict with "
+                "full_state_dict=True gathers them, set_model_state_dict with broadcast_from_rank0=True shards them."
+            )
+        if target.tensor.is_meta:
+            raise ValueError(f"{name} is on the meta device and holds no numbers; give the model storage first.")
     if held.strangers:
         names = ", ".join(f"{target.name} of {target.claims[0].layer}" for target in held.strangers)
         raise ValueError(f"Keras has no weight for {names}; register_layout tells what a class of your own holds.")
@@ -110,19 +125,13 @@ def _ordered(held: Holdings, order: Sequence[str] | None) -> list[Slot]:
     """The model's slots, in the order of the modules that are listed."""
     if order is None:
         return held.slots
-    if isinstance(order, str):
+    if isinstance(order, str) or not all(isinstance(path, str) for path in order):
         raise TypeError(f"`order` must be a list of paths, got {order!r}.")
-    known = {slot.module for slot in held.slots}
-    slots: list[Slot] = []
-    for path in order:
-        inside = slots_in(held, path)
-        if not inside:
-            raise ValueError(f"`order` has {path!r}, which holds no weights.{checks.near(path, known)}")
-        slots += inside
-    if len({id(slot) for slot in slots}) < len(slots):
+    slots = [slot for path in order for slot in held.inside(path, "`order` has")]
+    listed = {id(slot) for slot in slots}
+    if len(listed) < len(slots):
         raise ValueError("`order` lists a module twice.")
-    left = [slot for slot in held.slots if slot not in slots]
-    if left:
+    if left := [slot for slot in held.slots if id(slot) not in listed]:
         raise ValueError(f"`order` leaves out {left[0]}.")
     return slots
 
@@ -132,43 +141,33 @@ def _array(i: int, array: Any) -> Tensor:
     try:
         value = checks.array(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"Array {i} is none of numbers that torch can take: {error}") from None
-    if value.is_complex() or value.is_meta or value.layout != torch.strided:
-        kind = "complex" if value.is_complex() else "on the meta device" if value.is_meta else str(value.layout)
-        raise ValueError(f"Array {i} is {kind}; it must be dense and hold real numbers.")
+        raise TypeError(f"Array {i} is none of numbers that torch can take: {error}") from error
+    kinds = {"complex": value.is_complex(), "quantized": value.is_quantized, "on the meta device": value.is_meta}
+    kinds |= {"a DTensor": is_distributed(value), str(value.layout): value.layout != torch.strided}
+    if wrong := [kind for kind, is_so in kinds.items() if is_so]:
+        raise ValueError(f"Array {i} is {wrong[0]}; it must be dense and hold real numbers in this process.")
     return value
 
 
-def _refuse_unsettable(held: Holdings, model: nn.Module) -> None:
-    """Raise if a parametrization keeps a tensor from being set."""
-    for name, target in held.targets.items():
-        if target.parametrized and (blocking := unsettable(target, model)):
-            raise ValueError(f"{name}: {NOT_SETTABLE.format(blocking)}")
+def _cannot_fail(target: Target) -> bool:
+    """Whether a target that was checked can be written to without an error, and without the code of others."""
+    return not target.parametrized and target.tensor.dtype.is_floating_point
 
 
 def _read(slot: Slot, held: Holdings) -> Tensor:
     """A copy of a weight, in Keras' layout."""
-    rows = [_view(name, slot, held) for name in slot.names]
+    rows = [held.variable(name).blocks_of(held.targets[name].tensor.detach())[slot.block] for name in slot.names]
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
     return value
 
 
-def _view(name: str, slot: Slot, held: Holdings) -> Tensor:
-    target = held.targets[name]
-    variable = target.claims[0].variable
-    assert variable is not None
-    return variable.blocks_of(target.tensor.detach())[slot.block]
-
-
-def _write(name: str, parts: list[Tensor], held: Holdings, model: nn.Module) -> None:
+def _write(parts: Iterable[Tensor], target: Target, held: Holdings, model: nn.Module) -> None:
     """Fill a tensor of the model, block by block, from values in Keras' layout."""
-    target, remaining = held.targets[name], iter(parts)
-    variable = target.claims[0].variable
-    assert variable is not None
-    with writing(target, name, model, None) as tensor:
-        variable.fill(tensor, lambda view: view.copy_(next(remaining)))
+    remaining = iter(parts)
+    with writing(target, target.name, model) as tensor:
+        held.variable(target.name).fill(tensor, lambda view: view.copy_(next(remaining)))
 
 
 def _numpy(value: Tensor) -> Any:

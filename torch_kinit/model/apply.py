@@ -2,77 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from torch_kinit import checks
-from torch_kinit.layers.layouts import CONVENTIONS, Options
-from torch_kinit.model.pending import awaits
+from torch_kinit.layers.layouts import Options
+from torch_kinit.model.execute import Execution, source_of
+from torch_kinit.model.only import Only, restrict
 from torch_kinit.model.plan import Plan
-from torch_kinit.model.rules import parse_rules, refuse_unused, settle_names
-from torch_kinit.model.steps import Decision, Rehearsed, decide, decide_buffers, left_alone, make_step, refuse_uncovered
-from torch_kinit.model.targets import Claim, Target, extra_states, other_buffers, stored_names, targets
-from torch_kinit.streams.stream import AnyGenerator
-
-Only = Iterable[str] | Callable[[str], bool] | None
-
-
-def _claims(found: list[Target]) -> list[Claim]:
-    return [claim for target in found for claim in target.claims]
-
-
-def _restrict(
-    decisions: list[list[Decision]], only: Any, found: list[Target], model: nn.Module
-) -> list[list[Decision]]:
-    """The decisions, and for tensors not all of whose names are chosen that they are left alone."""
-    chosen = _chosen_by(only, found) if _is_predicate(only) else _chosen_from(_names(only), found, model)
-    silent = [not (_spoken_of(t, made) or awaits(t, model)) for t, made in zip(found, decisions, strict=True)]
-    return [
-        made if quiet or all(each) else [left_alone(target, each)] * len(made)
-        for target, made, quiet, each in zip(found, decisions, silent, chosen, strict=True)
-    ]
-
-
-def _spoken_of(target: Target, made: list[Decision]) -> bool:
-    """Whether a plan has a step for a target."""
-    return not target.optional or any(decision.value is not None for decision in made)
-
-
-def _is_predicate(only: Any) -> bool:
-    return callable(only) and not isinstance(only, (type, nn.Module))
-
-
-def _chosen_by(only: Callable[[str], Any], found: list[Target]) -> list[list[bool]]:
-    """For each target, of which of its claims a function of the name holds."""
-    chosen = [[bool(only(claim.canonical)) for claim in target.claims] for target in found]
-    if any(map(any, chosen)):
-        return chosen
-    return [[bool(only(claim.name)) for claim in target.claims] for target in found]
-
-
-def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list[list[bool]]:
-    """For each target, which of its claims have one of the names."""
-    known = [[set(stored_names(claim, target, model)) for claim in target.claims] for target in found]
-    left = names.difference(*(each for stored in known for each in stored))
-    if left and (unknown := sorted(left - extra_states(model))):
-        hint = checks.near(unknown[0], {name for stored in known for each in stored for name in each})
-        raise ValueError(
-            f"`only` has {', '.join(map(repr, unknown))}, which no parameter or buffer of the model is called.{hint}"
-        )
-    return [[not names.isdisjoint(each) for each in stored] for stored in known]
-
-
-def _names(only: Any) -> set[str]:
-    if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
-        raise TypeError(
-            f"`only` must be a list of names or a function of a name, got {only!r} of type {type(only).__name__}."
-        )
-    names = list(only)
-    if strangers := [name for name in names if not isinstance(name, str)]:
-        raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")
-    return set(names)
+from torch_kinit.model.rehearse import Rehearsals
+from torch_kinit.model.report import progress_bar
+from torch_kinit.model.rules import parse_rules
+from torch_kinit.model.steps import decide, is_spoken_of, make_step, refuse_uncovered
+from torch_kinit.model.targets import Target, other_buffers, targets
+from torch_kinit.shards import reshard
+from torch_kinit.streams.generator import AnyGenerator
 
 
 def plan(
@@ -129,26 +75,36 @@ def plan(
         >>> p["0.weight"].fans
         (27, 72)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
-    checks.choice("convention", convention, CONVENTIONS)
-    checks.boolean("depthwise", depthwise)
+    checks.module(model)
+    options = Options(convention, depthwise)
+    return _plan(model, rules, only, options, on_uncovered, *_present(model, options))
+
+
+def _present(model: nn.Module, options: Options) -> tuple[list[Target], list[Target]]:
+    """What there is to initialize, and the buffers of which no layout speaks."""
+    found = targets(model, options)
+    return found, other_buffers(model, found)
+
+
+def _plan(
+    model: nn.Module,
+    rules: Mapping[Any, Any] | None,
+    only: Only,
+    options: Options,
+    on_uncovered: str,
+    found: list[Target],
+    others: list[Target],
+) -> Plan:
     checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
-    parsed = parse_rules(rules)
-    found = targets(model, Options(convention, depthwise))
-    others = other_buffers(model, found)
-    settle_names(parsed, _claims(found), _claims(others))
-    decisions = [[decide(claim, parsed) for claim in target.claims] for target in found]
-    found, decisions = found + others, decisions + decide_buffers(others, parsed)
-    refuse_unused(parsed, _claims(found), model)
+    decided = decide(parse_rules(rules), found, others, model)
     if only is not None:
-        decisions = _restrict(decisions, only, found, model)
-    decided = [(target, made) for target, made in zip(found, decisions, strict=True) if _spoken_of(target, made)]
+        decided = restrict(decided, only, model)
+    decided = [(target, made) for target, made in decided if is_spoken_of(target, made)]
     if on_uncovered == "error":
         refuse_uncovered(decided)
-    rehearsed: Rehearsed = {}
-    steps = tuple(make_step(target, made, model, rehearsed) for target, made in decided)
-    return Plan(steps, convention, depthwise, model)
+    rehearsals: Rehearsals = {}
+    steps = tuple(make_step(target, made, model, rehearsals) for target, made in decided)
+    return Plan(steps, options.convention, options.depthwise, model)
 
 
 def apply(
@@ -186,5 +142,11 @@ def apply(
         >>> done["2.bias"].rule
         "'2'"
     """
-    made = plan(model, rules, only=only, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
-    return made.apply(generator=generator, seed=seed, prefix=prefix, progress=progress)
+    checks.module(model)
+    reshard(model)
+    options = Options(convention, depthwise)
+    present = _present(model, options)
+    made = _plan(model, rules, only, options, on_uncovered, *present)
+    execution = Execution(made, model, source_of(generator, seed, prefix), [*present[0], *present[1]])
+    execution.run(progress_bar if progress else None)
+    return made

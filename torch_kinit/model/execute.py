@@ -1,226 +1,273 @@
-"""Doing what a recipe says to one tensor of a model: first on a copy without storage, then for real."""
+"""Carrying a plan out: one object, made ready from plan, model and source, for `Plan.apply` and for FSDP1."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from torch_kinit import checks
-from torch_kinit.initializers.axes import fans_of
-from torch_kinit.initializers.moments import Moments, moments
-from torch_kinit.initializers.names import recipe
-from torch_kinit.initializers.plain import constant_, ones_
-from torch_kinit.initializers.recipe import ELEMENTWISE, UNIFORM, Recipe, array_
-from torch_kinit.initializers.scaled import resolve_fans
+from torch_kinit.initializers.axes import in_layout
+from torch_kinit.initializers.recipe import Recipe
+from torch_kinit.initializers.structured import orthogonal_, refuse_large
 from torch_kinit.layers.layouts import Variable
-from torch_kinit.model.targets import Target, holder_of
-from torch_kinit.shards import is_distributed, put, whole_like, zero_row
-from torch_kinit.streams.keras_seed import KerasSeed
+from torch_kinit.model import pending
+from torch_kinit.model.rehearse import exact_values, refuse_source, rehearse, wants_parameter
+from torch_kinit.model.steps import Step
+from torch_kinit.model.targets import Target, dtype_name, other_buffers, refuse_unsettable, targets, without_wrappers
+from torch_kinit.model.undo import Undo
+from torch_kinit.model.writing import global_generators_from, writing
+from torch_kinit.shards import is_distributed, put, reshard, whole_like, zero_row
+from torch_kinit.streams.generator import AnyGenerator, TorchSource, as_source
 from torch_kinit.streams.key import Key
-from torch_kinit.streams.stream import AnyGenerator, Stream
+from torch_kinit.streams.laws import Constant, Law
+from torch_kinit.streams.source import Source
+
+if TYPE_CHECKING:
+    from torch_kinit.model.plan import Plan
+
+_SMALL = 1 << 20  # values that are kept while others are drawn, whatever can fail
+Progress = Callable[[Sequence["Task"]], Iterable["Task"]]
 
 
-def whole(value: Recipe | None, variable: Variable | None) -> bool:
-    """Whether an initializer gets the torch parameter itself instead of Keras' views of it."""
-    return variable is None or value is None or not value.ours or "layout" in value.arguments
+class Task:
+    """What to do with one tensor of a model, all decided: `fill` does it."""
 
+    def __init__(self, step: Step, recipe: Recipe, law: Law | None, target: Target, source: Source) -> None:
+        self.step, self.recipe, self.law, self.target = step, recipe, law, target
+        self.variable = target.claim(step.name).variable
+        # A rule's own generator is used as it is; others by name, of a tied tensor the first in the alphabet.
+        self.by_name = source.for_name(min(claim.canonical for claim in target.claims))
+        own = recipe.arguments.get("generator") if recipe.ours else None
+        self.source = self.by_name if own is None else as_source(own, target.tensor.device)
 
-def rehearse(
-    value: Recipe, variable: Variable | None, target: Target, generator: AnyGenerator = None
-) -> tuple[tuple[int, int] | None, Moments | None]:
-    """Run `value` on a meta copy of the tensor, so that wrong arguments raise now; the fans and law it will have."""
-    tensor = target.tensor
-    if not tensor.dtype.is_floating_point and target.kind == "buffer":
-        return None, _rehearse_exact(value, variable, tensor)
-    checks.tensor(tensor, "parameter")
-    if not value.ours:
-        if isinstance(generator, Stream) and not isinstance(generator, Key) and value.accepts("generator"):
-            raise ValueError(f"{value} is none of Keras' initializers and cannot draw from {generator}.")
-        return None, None
-    with torch.inference_mode(False):  # in which views would not know what they are views of
-        return _on_meta(value, variable, tensor, generator)
+    @property
+    def can_fail(self) -> bool:
+        """Whether something that is not under this package's control runs: another's code, or LAPACK."""
+        ours = self.recipe.ours and self.recipe.arguments.get("others") is None
+        return not ours or self.target.parametrized or self.recipe.function is orthogonal_
 
+    def carry_out(self, model: nn.Module) -> None:
+        """Set the target, which `model` holds under the name of the step."""
+        try:
+            with writing(self.target, self.step.name, model, self.by_name) as tensor:
+                self.fill(tensor)
+        except Exception as error:
+            error.add_note(f"This was raised while {self.step.name} was filled (rule {self.step.rule}).")
+            raise
 
-def _rehearse_exact(value: Recipe, variable: Variable | None, tensor: Tensor) -> Moments | None:
-    """Raise if `value` cannot fill a buffer of a dtype without fractions, or a complex one; its law if it is zero."""
-    if value == recipe("zeros"):
-        return Moments(0.0, 0.0, 0.0, 0.0)
-    if variable is not None:
-        raise ValueError(f"a counter of dtype {tensor.dtype} can only be 'zeros' or kinit.skip, not {value}.")
-    if value.ours:
-        _exact(value, tensor)
-    return None
-
-
-def _exact(value: Recipe, tensor: Tensor) -> Tensor:
-    """The number or array that `value` gives to each element, in the dtype of `tensor`."""
-    if value.function not in (*UNIFORM, constant_, array_):
-        raise ValueError(f"a buffer of dtype {tensor.dtype} takes a number, an array or your function, not {value}.")
-    given = checks.array(value.arguments.get("value", float(value.function is ones_)))
-    if given.shape not in (tensor.shape, ()):
-        raise ValueError(f"the array has shape {tuple(given.shape)}, the buffer's is {tuple(tensor.shape)}.")
-    if given.is_complex() > tensor.is_complex() or (
-        not tensor.is_complex() and not torch.equal(given.to(tensor.dtype).to(given.dtype), given)
-    ):
-        raise ValueError(f"a buffer of dtype {tensor.dtype} cannot hold {value} exactly.")
-    return given.to(tensor.dtype).expand(tensor.shape)
-
-
-def _on_meta(
-    value: Recipe, variable: Variable | None, tensor: Tensor, generator: AnyGenerator
-) -> tuple[tuple[int, int] | None, Moments | None]:
-    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if whole(value, variable):
-        value(copy, generator=generator)
-        shape, layout, given = tuple(copy.shape), value.arguments.get("layout", "torch"), None
-        if layout == "torch" and len(shape) > 1:
-            shape = (*shape[2:], shape[1], shape[0])
-    else:
-        assert variable is not None
-        views = variable.views(copy)
-        if any(view is not copy and view._base is not copy for view in views) or (
-            sum(view.numel() for view in views) != copy.numel()
-        ):
-            raise ValueError("its layout must give views that hold each element of the tensor once")
-        shape, given = tuple(views[0].shape), variable.fans
-        for view in views:
-            value(view, layout="keras", fans=given, generator=generator)
-    fans = None
-    if value.accepts("fans"):
-        used = value.arguments.get("fans")
-        fans = resolve_fans(used, shape) if used is not None else given or fans_of(shape, "keras")
-    return fans, moments(value, shape, fans)
-
-
-def carry_out(
-    value: Recipe, name: str, target: Target, model: nn.Module, generator: AnyGenerator, seeds: Sequence[KerasSeed] = ()
-) -> None:
-    """Fill a target, which `model` holds under `name`; from `generator`, or each block from its own of `seeds`."""
-    variable = target.claim(name).variable
-    if not target.tensor.dtype.is_floating_point and value.ours:
-        put(target.tensor, _exact(value, target.tensor))
-        return
-    if target.parametrized:
-        with writing(target, name, model, generator) as tensor:
-            _fill(value, variable, tensor, generator, seeds)
-    else:
-        with torch.no_grad():
-            _fill(value, variable, target.tensor, generator, seeds)
-
-
-def _fill(
-    value: Recipe, variable: Variable | None, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
-) -> None:
-    own = value.arguments.get("generator") if value.ours else None
-    if not value.ours and isinstance(generator, Key):
-        _fill_natively(value, tensor, generator)
-    elif variable is None or whole(value, variable) or value.function in UNIFORM:
-        value(tensor, generator=seeds[0] if seeds else generator)
-    elif isinstance(own or generator, Key) and not seeds and value.function in ELEMENTWISE:
-        _with_fans(value, variable, tensor)(tensor, layout="torch", generator=generator)
-    elif is_distributed(tensor):
-        made = whole_like(tensor)
-        _fill_blocks(value, variable, made, generator, seeds)
-        put(tensor, made)
-    else:
-        _fill_blocks(value, variable, tensor, generator, seeds)
-    if variable is not None and variable.zero_row is not None:
-        zero_row(tensor, variable.zero_row)
-
-
-def _fill_natively(value: Recipe, tensor: Tensor, key: Key) -> None:
-    """Let an initializer of somebody else's draw from torch's generators, seeded by `key`, in row-major order."""
-    made = tensor.contiguous()  # torch's draws depend on strides
-    given = value.accepts("generator")
-    generator = torch.Generator("cpu" if tensor.is_meta else tensor.device).manual_seed(key.native_seed)
-    with _drawing_from(key.child(0) if given else key, tensor.device):  # some draw from both
-        value(made, generator=generator)
-    if made is not tensor:
-        tensor.copy_(made)
-
-
-def _fill_blocks(
-    value: Recipe, variable: Variable, tensor: Tensor, generator: AnyGenerator, seeds: Sequence[KerasSeed]
-) -> None:
-    """Fill each variable of Keras' that `tensor` packs, or is a row of, from a source of its own."""
-    if isinstance(own := value.arguments.get("generator"), Stream):  # the rule's, of which a row has its part, too
-        value = Recipe(value.function, {k: v for k, v in value.arguments.items() if k != "generator"})
-        generator = own
-    fans, sources = variable.fans, iter(seeds or _each_block(generator, variable.blocks))
-    if not isinstance(generator, Stream) and not seeds:
-        variable.fill(tensor, lambda view: value(view, layout="keras", fans=fans, generator=generator))
-        return
-    variable.fill(
-        tensor, lambda view: value(view, layout="keras", fans=fans, generator=_row(next(sources), variable, view))
-    )
-
-
-@contextmanager
-def writing(target: Target, name: str, model: nn.Module, generator: AnyGenerator) -> Iterator[Tensor]:
-    """The tensor to write a target's values to; a parametrized one is set from it afterwards."""
-    with torch.no_grad():
-        tensor = target.tensor.clone() if target.parametrized else target.tensor
-        yield tensor
-        if target.parametrized:
-            holder, attribute = holder_of(model, name)
-            with _drawing_from(generator, tensor.device), _in_their_storage(holder, attribute):
-                setattr(holder, attribute, tensor)
-
-
-@contextmanager
-def _in_their_storage(holder: nn.Module, attribute: str) -> Iterator[None]:
-    """Keep what a parametrized tensor is made of where it is: torch gives it other storage, unseen by FSDP1."""
-    chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
-    kept = [(parameter, parameter.detach()) for parameter in chain.parameters() if not is_distributed(parameter)]
-    yield
-    for parameter, before in kept:
-        if parameter.shape == before.shape and parameter.data_ptr() != before.data_ptr():
-            before.copy_(parameter)
-            parameter.data = before
-
-
-def _each_block(generator: AnyGenerator, blocks: int) -> Iterator[AnyGenerator]:
-    """The generator of each block; a Stream's may be different ones."""
-    for i in range(blocks):
-        yield generator.child(i) if isinstance(generator, Stream) else generator
-
-
-def _row(generator: AnyGenerator, variable: Variable, view: Tensor) -> AnyGenerator:
-    """A Stream's numbers for one row of a Keras variable that has several."""
-    if variable.row is None or not isinstance(generator, Stream):
-        return generator
-    index, rows = variable.row
-    return generator.part(index * view.numel(), rows * view.numel())
-
-
-def _with_fans(value: Recipe, variable: Variable, tensor: Tensor) -> Recipe:
-    """An initializer that knows the fans of the variables that `tensor` packs, so that it can draw them as one."""
-    if not value.accepts("fans"):
-        return value
-    shape = variable.views(torch.empty(tensor.shape, device="meta"))[0].shape
-    fans = resolve_fans(value.arguments.get("fans") or variable.fans, shape)
-    return Recipe(value.function, {**value.arguments, "fans": fans})
-
-
-@contextmanager
-def _drawing_from(generator: AnyGenerator, device: torch.device) -> Iterator[None]:
-    """Let draws from torch's global generators (orthogonal's right_inverse makes some) come from `generator`."""
-    if generator is None:
-        yield
-        return
-    devices = [] if device.type in ("cpu", "meta") else [device]
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        if isinstance(generator, Stream):
-            seed = generator.native_seed
+    def fill(self, tensor: Tensor) -> None:
+        """Fill a tensor like the target's."""
+        if not tensor.dtype.is_floating_point and self.recipe.ours:
+            put(tensor, exact_values(self.recipe, tensor))
+            return
+        if isinstance(self.law, Constant):
+            tensor.fill_(self.law.value)
+        elif self.law is not None and self.law.drawn:
+            self._draw(tensor, self.law)
+        elif not self.recipe.ours and isinstance(self.source, Key):
+            self._fill_natively(tensor, self.source)
+        elif self.variable is None or wants_parameter(self.recipe, self.variable):
+            source = self.step.seeds[0] if self.step.seeds else self.source
+            self.recipe(tensor, generator=source.argument)
+        elif is_distributed(tensor):
+            whole = whole_like(tensor)
+            self._fill_blocks(whole, self.variable)
+            put(tensor, whole)
         else:
-            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        torch.default_generator.manual_seed(seed)
-        for there in devices:
-            module = torch.get_device_module(there)
-            with module.device(there) if hasattr(module, "device") else nullcontext():  # or it seeds the current one
-                module.manual_seed(seed)
-        yield
+            self._fill_blocks(tensor, self.variable)
+        if self.variable is not None and self.variable.zero_row is not None:
+            zero_row(tensor, self.variable.zero_row)
+
+    def _draw(self, tensor: Tensor, law: Law) -> None:
+        """Fill a tensor each of whose values is drawn by itself."""
+        if self.variable is None or wants_parameter(self.recipe, self.variable):
+            source = self.step.seeds[0] if self.step.seeds else self.source
+            source.draw(in_layout(tensor, self.recipe.arguments.get("layout", "torch"), source.layout), law)
+        elif isinstance(self.source, Key) and not self.step.seeds:
+            self.source.draw(tensor, law)  # which goes by the index in the whole tensor
+        elif is_distributed(tensor):
+            whole = whole_like(tensor)
+            self._draw(whole, law)
+            put(tensor, whole)
+        else:
+            self._each_block(
+                tensor, self.variable, lambda view, source: source.draw(in_layout(view, "keras", source.layout), law)
+            )
+
+    def _fill_blocks(self, tensor: Tensor, variable: Variable) -> None:
+        """Fill each variable of Keras' that a tensor packs, or is a row of, from a source of its own."""
+        arguments = {k: v for k, v in self.recipe.arguments.items() if k != "generator"}
+        recipe = Recipe(self.recipe.function, arguments)
+        self._each_block(
+            tensor,
+            variable,
+            lambda view, source: recipe(view, layout="keras", fans=variable.fans, generator=source.argument),
+        )
+
+    def _each_block(self, tensor: Tensor, variable: Variable, fill: Callable[[Tensor, Source], object]) -> None:
+        """Fill each variable of Keras' that a tensor packs from its source."""
+        blocks = itertools.count()
+
+        def fill_view(view: Tensor) -> None:
+            i = next(blocks)
+            source = self.step.seeds[i] if self.step.seeds else self.source.for_block(i)
+            if variable.row is not None:
+                index, rows = variable.row
+                source = source.for_row(index * view.numel(), rows * view.numel())
+            fill(view, source)
+
+        variable.fill(tensor, fill_view)
+
+    def _fill_natively(self, tensor: Tensor, key: Key) -> None:
+        """Let another's initializer draw from torch's generators, seeded by `key`, in row-major order."""
+        made = tensor.contiguous()  # torch's draws depend on strides
+        given = self.recipe.accepts("generator")
+        generator = torch.Generator("cpu" if tensor.is_meta else tensor.device).manual_seed(key.native_seed)
+        with global_generators_from(key.for_block(0) if given else key, tensor.device):  # some draw from both
+            self.recipe(made, generator=generator)
+        if made is not tensor:
+            tensor.copy_(made)
+
+
+class Execution:
+    """A plan about to be carried out on a model.
+
+    Making it refuses all that can be refused, and changes nothing. `run` then sets every tensor; after an error
+    everything is as it was.
+    """
+
+    def __init__(self, plan: Plan, model: nn.Module, source: Source, found: list[Target] | None = None) -> None:
+        """`found` is all that the model has to initialize; None to look, since it may have changed since planned."""
+        if found is None:
+            reshard(model)
+            found = targets(model, plan.options)
+            found += other_buffers(model, found)
+        self.model, self.source = model, source
+        self.tasks = list(_tasks(plan, model, found, source))
+        _refuse_unkeyed(self.tasks)
+        silent = [target for target in found if all(claim.name not in plan for claim in target.claims)]
+        # Buffers of which the plan says nothing; setting a parametrized tensor may set those inside.
+        holders = [task.step.name.rpartition(".") for task in self.tasks if task.target.parametrized]
+        inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
+        self.set_inside = [target for target in silent if target.name.startswith(inside)]
+        self.untouched = [target for target in silent if not target.name.startswith(inside)]
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Set every tensor."""
+        involved = [*(task.target for task in self.tasks), *self.set_inside, *self.untouched]
+        pending.refuse_meta(involved)
+        pending.refuse_unset(self.untouched, self.model)
+        tasks, last_that_can_fail = self._in_safe_order()
+        with Undo([task.source.argument for task in tasks] + [self.source.argument]) as undo:
+            for i, task in enumerate(tasks if progress is None else progress(tasks)):
+                if i <= last_that_can_fail:
+                    undo.remember(task.target, self.model)
+                task.carry_out(self.model)
+                if i == last_that_can_fail:
+                    pending.refuse_unset(self.set_inside, self.model)
+        for target in involved:
+            if target.kind == "buffer":
+                pending.forget(target, self.model)
+
+    def _in_safe_order(self) -> tuple[list[Task], int]:
+        """The tasks, and the place of the last that can fail: up to there what is overwritten must be kept.
+
+        Those that can fail go first where the order does not matter: to sources without state, and to nobody's code.
+        Small models are kept whole.
+        """
+        tasks = list(self.tasks)
+        if sum(task.target.tensor.numel() for task in tasks) <= _SMALL:
+            return tasks, len(tasks) - 1
+        if all(task.recipe.ours and not isinstance(task.source, TorchSource) for task in tasks):
+            tasks.sort(key=lambda task: not task.can_fail)
+        return tasks, max((i for i, task in enumerate(tasks) if task.can_fail), default=-1)
+
+
+def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) -> Iterator[Task]:
+    """A task for each step that does something with its target, found anew: a model may have changed since."""
+    by_name = {claim.name: target for target in present for claim in target.claims}
+    for step in plan.steps:
+        target = by_name.get(step.name)
+        if target is None:
+            raise ValueError(f"The model has no parameter {step.name!r}, which the plan speaks of.")
+        found = tuple(target.tensor.shape), dtype_name(target.tensor)
+        if found != (step.shape, step.dtype):
+            raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {found[0]} {found[1]}.")
+        names = {claim.name for claim in target.claims}
+        if names != {step.name, *step.tied}:
+            raise ValueError(
+                f"{step.name} was planned as one tensor with {_listed(step.tied)} and is one with "
+                f"{_listed(sorted(names - {step.name}))}."
+            )
+        if step.initializer is None:
+            continue
+        with checks.context(f"{step.name} (rule {step.rule})"):
+            task = Task(step, step.initializer, step.law, target, source)
+            refuse_unsettable(target, model)
+            if model is not plan.model:
+                _, task.law = rehearse(step.initializer, task.variable, target)
+            _refuse_source(task)
+        yield task
+    left = [name for name, target in by_name.items() if name not in plan and target.kind == "parameter"]
+    if left:
+        raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
+
+
+def _refuse_source(task: Task) -> None:
+    """Raise if the source of a task cannot do what is asked of it; a Key can all."""
+    source = task.step.seeds[0] if task.step.seeds else task.source
+    if isinstance(source, TorchSource):
+        as_source(source.generator, task.target.tensor.device)
+    elif isinstance(source, Key):
+        return
+    elif task.recipe.ours:
+        refuse_source(task.recipe, task.variable, task.target.tensor, task.law, source)
+    elif task.recipe.accepts("generator"):
+        raise ValueError(f"{task.recipe} is none of Keras' initializers and cannot draw from {source}.")
+
+
+def _refuse_unkeyed(tasks: list[Task]) -> None:
+    """Raise if processes could not agree on values, or each would have to compute too large a matrix."""
+    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    for task in tasks:
+        name, recipe = task.step.name, task.recipe
+        distributed = is_distributed(task.target.tensor)
+        if distributed and not recipe.ours:
+            raise ValueError(f"{name} is a DTensor, which {recipe} would fill wrongly; use ours instead.")
+        if recipe.function is orthogonal_:
+            refuse_large(task.target.tensor, recipe.settled["max_elements"], name)
+        if not (distributed or in_group) or task.step.seeds:
+            continue
+        agreed = isinstance(task.source, Key) or (recipe.ours and not isinstance(task.source, TorchSource))
+        if not agreed and (recipe.accepts("generator") or not recipe.ours):  # nobody knows what another's draws
+            raise ValueError(
+                f"{name} is {'a DTensor' if distributed else 'drawn in a process group'}: give `seed`, equal on "
+                "each process, so that all agree on its values."
+            )
+
+
+def source_of(generator: AnyGenerator, seed: int | None, prefix: str) -> Source:
+    """The source that the arguments `generator`, `seed` and `prefix` of `apply` ask for."""
+    if seed is not None:
+        if generator is not None:
+            raise ValueError(f"`seed` and `generator` exclude each other, got {seed!r} and {generator!r}.")
+        generator = Key(seed)
+    source = as_source(generator, torch.device("meta"))  # devices are looked at tensor by tensor
+    if not isinstance(prefix, str):
+        raise TypeError(f"`prefix` must be a name such as 'encoder', got {prefix!r}.")
+    if not prefix:
+        return source
+    if not all(map(str.strip, prefix.split("."))):
+        raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {prefix!r}.")
+    if not isinstance(source, Key):
+        raise ValueError(f"`prefix`={prefix!r} is for values that depend on names, so it needs `seed` or a Key.")
+    bare = without_wrappers(prefix)
+    return source.fold_in(bare) if bare else source
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none other"

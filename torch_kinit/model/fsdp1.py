@@ -10,13 +10,9 @@ from torch import nn
 
 from torch_kinit.model import pending
 from torch_kinit.model.apply import plan
-from torch_kinit.model.execute import carry_out
+from torch_kinit.model.execute import Execution, Task, source_of
 from torch_kinit.model.materialize import Device, allocate, target_device
-from torch_kinit.model.plan import derived, keyed, prepare, within_parametrized
-from torch_kinit.model.steps import Step
-from torch_kinit.model.targets import Target, holder_of, parametrized_value
-from torch_kinit.streams.key import Key
-from torch_kinit.streams.stream import AnyGenerator
+from torch_kinit.model.targets import holder_of, parametrized_value
 
 
 def param_init_fn(
@@ -59,12 +55,11 @@ def param_init_fn(
     """
     where = _accelerator_or_cpu() if device is None else target_device(device)
     made = plan(model, rules, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
-    key = keyed(Key(seed), None, prefix)
-    work, silent = prepare(made, model, key)
-    own, others = within_parametrized(work, silent)
-    pending.refuse_unset(others, model)
-    _refuse_real(work)
-    known, waiting = set(model.modules()), _by_holder([_Task(*each, key, model) for each in work], model)
+    execution = Execution(made, model, source_of(None, seed, prefix))  # by names as they are now
+    pending.refuse_unset(execution.untouched, model)
+    _refuse_real(execution.tasks)
+    known, waiting = set(model.modules()), _by_holder(execution.tasks, model)
+    done: set[int] = set()  # tied tensors have several holders
 
     def initialize(module: nn.Module) -> None:
         if module not in known:
@@ -74,40 +69,32 @@ def param_init_fn(
             )
         allocate([module], where)
         for attribute, task in waiting.pop(module, []):
-            task.carry_out(module, attribute, where)
-        pending.refuse_unset([target for target in own if target.claims[0].modules[0][1] is module], model)
+            if id(task) not in done:
+                done.add(id(task))
+                _carry_out(task, module, attribute, where, model)
+        inside = [target for target in execution.set_inside if target.claims[0].modules[0][1] is module]
+        pending.refuse_unset(inside, model)
 
     return initialize
 
 
-class _Task:
-    """What to do with one target, once: then nothing holds its tensor any more, which FSDP1 replaces."""
-
-    def __init__(self, step: Step, target: Target, key: AnyGenerator, model: nn.Module) -> None:
-        self.step, self.target, self.model = step, target, model
-        self.source = derived(key, target)  # by names as they are now
-        self.done = False
-
-    def carry_out(self, holder: nn.Module, attribute: str, device: torch.device) -> None:
-        """Set the target, which `holder` has under the name of `attribute`."""
-        if self.done:
-            return
-        target, step = self.target, self.step
-        if target.parametrized:
-            chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
-            allocate(list(chain.modules()), device)
-            target.tensor = parametrized_value(chain)
-        else:
-            target.tensor = getattr(holder, attribute)
-        assert step.initializer is not None
-        carry_out(step.initializer, step.name, target, self.model, self.source, step.seeds)
-        pending.forget(target, self.model)
-        self.done, target.tensor = True, torch.empty(0)
+def _carry_out(task: Task, holder: nn.Module, attribute: str, device: torch.device, model: nn.Module) -> None:
+    """Set a task's target, which `holder` has under the name of `attribute`; then let go of it: FSDP1 replaces it."""
+    target = task.target
+    if target.parametrized:
+        chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
+        allocate(list(chain.modules()), device)
+        target.tensor = parametrized_value(chain)
+    else:
+        target.tensor = getattr(holder, attribute)
+    task.carry_out(model)
+    pending.forget(target, model)
+    target.tensor = torch.empty(0)
 
 
-def _by_holder(tasks: list[_Task], model: nn.Module) -> dict[nn.Module, list[tuple[str, _Task]]]:
+def _by_holder(tasks: list[Task], model: nn.Module) -> dict[nn.Module, list[tuple[str, Task]]]:
     """The tasks of each module, with the names under which it holds their tensors; a tied one's is that of several."""
-    found: dict[nn.Module, list[tuple[str, _Task]]] = {}
+    found: dict[nn.Module, list[tuple[str, Task]]] = {}
     for task in tasks:
         for claim in task.target.claims:
             holder, attribute = holder_of(model, claim.name)
@@ -115,9 +102,9 @@ def _by_holder(tasks: list[_Task], model: nn.Module) -> dict[nn.Module, list[tup
     return found
 
 
-def _refuse_real(work: list[tuple[Step, Target]]) -> None:
+def _refuse_real(tasks: list[Task]) -> None:
     """Raise if a parameter has storage: FSDP1 asks for the values of what is on the meta device only."""
-    real = [step.name for step, target in work if target.kind == "parameter" and not target.tensor.is_meta]
+    real = [t.step.name for t in tasks if t.target.kind == "parameter" and not t.target.tensor.is_meta]
     if real:
         raise ValueError(
             f"`model` has parameters that are not on the meta device: {', '.join(real)}. For those FSDP1 does not call "

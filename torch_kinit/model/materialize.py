@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from torch_kinit import checks, torch_internals
 from torch_kinit.model import pending
 from torch_kinit.model.targets import refuse_unready
 from torch_kinit.shards import is_fsdp2
+from torch_kinit.torch_internals import buffers_of, parameters_of
 
 Device = torch.device | str | int
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,8 +54,7 @@ def materialize(model: Model, device: Device) -> Model:
         >>> model[1].inv_freq
         tensor([1.0000, 0.1000])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {model!r} of type {type(model).__name__}.")
+    checks.module(model)
     where = target_device(device)
     refuse_unready(model)
     allocate(list(model.modules()), where)
@@ -77,26 +77,20 @@ def target_device(device: Device) -> torch.device:
 def allocate(modules: list[nn.Module], device: torch.device) -> None:
     """Give storage to the meta tensors that these modules hold themselves, and note which buffers they were."""
     made: dict[int, tuple[Tensor, Tensor]] = {}  # by identity; the first of the two keeps it from being used anew
-    changed = []
+    changed = False
     for module in modules:
-        touched = False
-        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for own in stores:
-            for name, tensor in list(own.items()):
-                if tensor is None or not (tensor.is_meta or id(tensor) in made):
-                    continue
-                touched = True
-                if isinstance(module, nn.RNNBase):  # which keeps weak references, and makes them anew below
-                    module._flat_weight_refs = []
+        own = {**parameters_of(module), **buffers_of(module)}
+        waiting = {name: t for name, t in own.items() if t is not None and (t.is_meta or id(t) in made)}
+        if not waiting:
+            continue
+        changed = True
+        with torch_internals.flat_weights_renewed(module):
+            for name, tensor in waiting.items():
                 if id(tensor) not in made:
                     made[id(tensor)] = tensor, _with_storage(tensor, device)
-                own[name] = made[id(tensor)][1]
-                if own is module._buffers:
+                setattr(module, name, made[id(tensor)][1])
+                if name in buffers_of(module):
                     pending.note(module, name)
-        changed += [module] if touched else []
-    for module in changed:
-        if isinstance(module, nn.RNNBase):
-            module._init_flat_weights()
     if changed:
         _tell_fsdp2(modules)
 
@@ -114,20 +108,13 @@ def _with_storage(tensor: Tensor, device: torch.device) -> Tensor:
             new.__class__ = type(tensor)
         vars(new).update({name: value for name, value in vars(tensor).items() if name not in vars(new)})
         tensor.grad = None
-        try:
-            torch.utils.swap_tensors(tensor, new)  # type: ignore[no-untyped-call]
-        except RuntimeError:
-            return new
-    return tensor
+        return tensor if torch_internals.swap(tensor, new) else new
 
 
 def _tell_fsdp2(modules: list[nn.Module]) -> None:
-    """Let FSDP2 look again at the tensors it shards, as it does after `to`: it pads them and keeps views of them."""
-    for module in modules:
-        if not is_fsdp2(module):
-            continue
-        kept = [(p, dict(vars(p))) for p in module._parameters.values() if p is not None]
-        with contextlib.suppress(RuntimeError):  # of what cannot be exchanged; before a forward it looks anyway
-            module._apply(lambda tensor: tensor, recurse=False)  # type: ignore[no-untyped-call]
+    """Let FSDP2 look again at the tensors it shards, which keep their attributes."""
+    for module in filter(is_fsdp2, modules):
+        kept = [(p, dict(vars(p))) for p in parameters_of(module).values() if p is not None]
+        torch_internals.tell_fsdp2(module)
         for parameter, attributes in kept:
             vars(parameter).update(attributes)

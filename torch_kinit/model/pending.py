@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_kinit.model.targets import Target, holder_of
 from torch_kinit.shards import local_of
+from torch_kinit.torch_internals import buffers_of
 
 # In a module's __dict__, the names of its buffers that `materialize` made. A tensor would not keep such a note when
 # the model is moved or cast, and a module does, also in a deep copy.
@@ -60,7 +61,7 @@ def awaits(target: Target, model: nn.Module) -> bool:
         return False
     for claim in target.claims:
         module, name = holder_of(model, claim.name)
-        held = module._buffers.get(name)  # the target's, or what has been put in its place since
+        held = buffers_of(module).get(name)  # the target's, or what has been put in its place since
         if held is not None and name in vars(module).get(_NOTE, ()) and is_poisoned(held):
             return True
     return False

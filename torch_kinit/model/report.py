@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from torch_kinit.initializers.moments import Moments
 from torch_kinit.model.steps import Step
 
 T = TypeVar("T")
@@ -47,7 +46,7 @@ def _fans(step: Step) -> str:
 def values_table(values: Iterable[tuple[Step, Tensor]]) -> Table:
     """A row a tensor: its mean, std, least and greatest, each beside what the law says."""
     header = ["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"]
-    return header, [_values_row(step, *observe(tensor), step.moments) for step, tensor in values]
+    return header, [_values_row(step, *observe(tensor)) for step, tensor in values]
 
 
 def observe(tensor: Tensor) -> tuple[float, float, float, float]:
@@ -60,8 +59,11 @@ def observe(tensor: Tensor) -> tuple[float, float, float, float]:
     return float(values.mean()), float(values.std(correction=0)), float(low), float(high)
 
 
-def _values_row(step: Step, mean: float, std: float, low: float, high: float, law: Moments | None) -> list[str]:
-    by_law = ("-", "-") if law is None else (f"{law.std:.4g}", f"[{law.low:.4g}, {law.high:.4g}]")
+def _values_row(step: Step, mean: float, std: float, low: float, high: float) -> list[str]:
+    by_law = ("-", "-")
+    if step.law is not None:
+        least, greatest = step.law.bounds
+        by_law = (f"{step.law.std:.4g}", f"[{least:.4g}, {greatest:.4g}]")
     name = "(left alone)" if step.initializer is None else str(step.initializer)
     return [step.name, name, f"{mean:+.2e}", f"{std:.4g}", by_law[0], f"{low:.4g}", f"{high:.4g}", by_law[1]]
 

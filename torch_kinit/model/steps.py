@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from torch_kinit.initializers.moments import Moments
+from torch_kinit import checks, torch_internals
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.model.execute import rehearse, whole
-from torch_kinit.model.rules import KERAS_DEFAULTS, Rule, Skip, TiedParameterError, UncoveredParameterError, Value, skip
-from torch_kinit.model.targets import Claim, Target, unsettable
+from torch_kinit.model.matching import answers
+from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
+from torch_kinit.model.rules import (
+    KERAS_DEFAULTS,
+    Rule,
+    Skip,
+    TiedParameterError,
+    UncoveredParameterError,
+    Value,
+    skip,
+)
+from torch_kinit.model.targets import Claim, Target, dtype_name, refuse_unsettable
 from torch_kinit.streams.keras_seed import KerasSeed
-from torch_kinit.streams.stream import AnyGenerator
+from torch_kinit.streams.laws import Law, law_from_dict
 
 _DEFAULT = "Keras default"
-NOT_SETTABLE = (
-    "its parametrization {} has no right_inverse, so its value cannot be set; "
-    "skip it, or initialize what it is made from."
-)
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,17 @@ class Step:
         initializer: a recipe that prints as its call, or None for a tensor that is left alone.
         fans: the (fan_in, fan_out) a scaled initializer uses; None for the others.
         blocks: how many variables of Keras' are packed in it, each drawn by itself.
-        moments: the mean, std, least and greatest that its values have by the law; None where not known.
+        law: the law of its values, such as a `TruncatedNormal`, with `mean`, `std`, `pdf`, `cdf` and `support(dtype)`;
+            None where it is not known.
         rule: where the decision comes from.
         kind: "parameter" or "buffer".
         seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> step = kinit.plan(nn.Linear(3, 8))["weight"]
+        >>> step.role, str(step.initializer), step.fans, step.law
+        ('kernel', 'glorot_uniform', (3, 8), Uniform(low=-0.7385489458759964, high=0.7385489458759964))
     """
 
     name: str
@@ -52,7 +63,7 @@ class Step:
     initializer: Recipe | None
     fans: tuple[int, int] | None
     blocks: int
-    moments: Moments | None
+    law: Law | None
     rule: str
     tied: tuple[str, ...] = ()
     kind: str = "parameter"
@@ -61,31 +72,39 @@ class Step:
     @property
     def std(self) -> float | None:
         """The standard deviation of the values by the law; None where it is not known."""
-        return self.moments.std if self.moments else None
+        return self.law.std if self.law else None
 
     def to_dict(self) -> dict[str, Any]:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
-        try:
+        with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from None
-        law = self.moments and [None if math.isinf(x) else x for x in self.moments]  # JSON has no infinity
         return {
             **{name: _listed(getattr(self, name)) for name in self.__dataclass_fields__},
-            **{"initializer": initializer, "moments": law, "seeds": [[s.seed, s.backend] for s in self.seeds]},
+            "initializer": initializer,
+            "law": self.law and self.law.to_dict(),
+            "seeds": [[seed.seed, seed.backend] for seed in self.seeds],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Step:
-        """The step that `to_dict` wrote."""
-        law = data["moments"]
-        if law is not None:
-            mean, std, low, high = law
-            law = Moments(mean, std, -math.inf if low is None else low, math.inf if high is None else high)
+        """The step that `to_dict` wrote, in 0.2 too, which had moments for the law."""
+        plain: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "moments"
+        }
         initializer = data["initializer"] and Recipe.from_dict(data["initializer"])
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        law = data.get("law") and law_from_dict(data["law"])
         seeds = tuple(KerasSeed(seed, backend) for seed, backend in data.get("seeds", ()))
-        return cls(**{**plain, "initializer": initializer, "moments": law, "seeds": seeds})
+        return cls(**plain | {"initializer": initializer, "law": law, "seeds": seeds})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        function = self.initializer and functools.partial(self.initializer.function, **self.initializer.arguments)
+        return Step._restored, ({**values, "initializer": function, "law": self.law and self.law.to_dict()},)
+
+    @classmethod
+    def _restored(cls, values: dict[str, Any]) -> Step:
+        initializer = values["initializer"] and Recipe(values["initializer"].func, values["initializer"].keywords)
+        return cls(**{**values, "initializer": initializer, "law": values["law"] and law_from_dict(values["law"])})
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,31 @@ class Decision:
         return self.value is not None and self.rule != _DEFAULT
 
 
+def decide(
+    rules: Sequence[Rule], found: Sequence[Target], buffers: Sequence[Target], model: nn.Module
+) -> list[tuple[Target, list[Decision]]]:
+    """For each claim to a target Keras' default, or what the last rule that speaks of it says.
+
+    Raises:
+        UnusedRuleError: a rule that says nothing.
+    """
+    claims = [claim for target in found for claim in target.claims]
+    of_buffers = [claim for target in buffers for claim in target.claims]
+    said = answers(rules, claims, of_buffers, model)
+    made = [_keras_default(claim) for claim in claims] + [Decision(None, "")] * len(of_buffers)
+    for i, each in enumerate((*said.of_claims, *said.of_buffers)):
+        for rule, words in each:
+            if words.value is not None:
+                made[i] = Decision(words.value, rule.label)
+    remaining = iter(made)
+    return [(target, [next(remaining) for _ in target.claims]) for target in (*found, *buffers)]
+
+
+def is_spoken_of(target: Target, made: list[Decision]) -> bool:
+    """Whether a plan has a step for a target."""
+    return not target.optional or any(decision.value is not None for decision in made)
+
+
 def left_alone(target: Target, chosen: Iterable[bool]) -> Decision:
     """The decision for a tensor whose names `only` has not, or not all."""
     lacking = [claim.canonical for claim, has in zip(target.claims, chosen, strict=True) if not has]
@@ -107,35 +151,15 @@ def left_alone(target: Target, chosen: Iterable[bool]) -> Decision:
     return Decision(skip, f"left alone (only= lacks {', '.join(lacking)})" if some else "left alone (only=)")
 
 
-def decide(claim: Claim, rules: Iterable[Rule]) -> Decision:
-    """Keras' default for a claim, or what the last rule that speaks of it says."""
-    decision = Decision(None, "")
-    if claim.variable:
-        name = claim.variable.default or KERAS_DEFAULTS.get(claim.variable.role)
-        if name:
-            decision = _keras_default(name)
-    for rule in rules:
-        value = rule.value_for(claim)
-        if value is not None:
-            decision = Decision(value, rule.label)
-    return decision
+def _keras_default(claim: Claim) -> Decision:
+    if claim.variable is None:
+        return Decision(None, "")
+    name = claim.variable.default or KERAS_DEFAULTS.get(claim.variable.role)
+    return _default_named(name) if name else Decision(None, "")
 
 
-def decide_buffers(found: list[Target], rules: list[Rule]) -> list[list[Decision]]:
-    """What rules say of buffers that no layout speaks of, once `decide` has been through all other claims."""
-    unused = [not rule.matched for rule in rules]
-    decisions = []
-    for target in found:
-        made = [Decision(None, "")] * len(target.claims)
-        for rule, free in zip(rules, unused, strict=True):
-            values = [rule.value_for_buffer(claim, free) for claim in target.claims]
-            made = [d if v is None else Decision(v, rule.label) for d, v in zip(made, values, strict=True)]
-        decisions.append(made)
-    return decisions
-
-
-@functools.cache
-def _keras_default(name: str) -> Decision:
+@functools.lru_cache(256)
+def _default_named(name: str) -> Decision:
     return Decision(recipe(name), _DEFAULT)
 
 
@@ -159,28 +183,17 @@ def refuse_uncovered(decided: list[tuple[Target, list[Decision]]]) -> None:
 
 
 def _old_norm_hint(target: Target) -> str:
-    if target.name.endswith(("_g", "_v", "_orig")) and target.claims[0].modules[0].module._forward_pre_hooks:
+    if target.name.endswith(("_g", "_v", "_orig")) and (
+        torch_internals.forward_pre_hooks(target.claims[0].modules[0].module)
+    ):
         return (
             " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
         )
     return ""
 
 
-def rehearse_step(step: Step, target: Target, generator: AnyGenerator) -> None:
-    """Raise what carrying the step out would."""
-    if step.initializer is None:
-        return
-    try:
-        rehearse(step.initializer, target.claim(step.name).variable, target, generator)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{step.name} (rule {step.rule}): {error}") from None
-
-
-Rehearsed = dict[Any, tuple[tuple[int, int] | None, Moments | None]]
-
-
-def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehearsed: Rehearsed) -> Step:
-    """The step for a target, once the claims to it agree. `rehearsed` keeps what was found out of alike tensors."""
+def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehearsals: Rehearsals) -> Step:
+    """The step for a target, once the claims to it agree. `rehearsals` keeps what was found out of alike tensors."""
     index, decision = _agreed(target, decisions)
     if index:  # the first owner has said skip, or has nothing to say
         target.claims.insert(0, target.claims.pop(index))
@@ -188,24 +201,9 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
     value = None if isinstance(decision.value, Skip) else decision.value
     fans, law = None, None
     if value is not None:
-        try:
-            alike = (
-                value,
-                claim.variable,
-                tensor.shape,
-                tensor.stride(),
-                tensor.dtype,
-                type(tensor),
-                tensor.device,
-                tensor.is_inference(),
-            )
-            if alike not in rehearsed:
-                rehearsed[alike] = rehearse(value, claim.variable, target)
-            fans, law = rehearsed[alike]
-            if target.parametrized and (blocking := unsettable(target, model)):
-                raise ValueError(NOT_SETTABLE.format(blocking))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{claim.name} (rule {decision.rule}): {error}") from None
+        with checks.context(f"{claim.name} (rule {decision.rule})"):
+            fans, law = rehearse_once(value, claim.variable, target, rehearsals)
+            refuse_unsettable(target, model)
     return Step(
         name=claim.name,
         layer=claim.layer,
@@ -214,8 +212,8 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
         dtype=dtype_name(tensor),
         initializer=value,
         fans=fans,
-        blocks=claim.variable.blocks if claim.variable and not whole(value, claim.variable) else 1,
-        moments=law,
+        blocks=claim.variable.blocks if claim.variable and value and not wants_parameter(value, claim.variable) else 1,
+        law=law,
         rule=decision.rule or "left alone (uncovered)",
         tied=tuple(other.name for other in target.claims[1:]),
         kind=target.kind,
@@ -226,7 +224,7 @@ def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
     """What the owners agree on, and whose it is; owners that skip yield, and rules that differ are an error."""
     if len(decisions) == 1:
         return 0, decisions[0]
-    decisions = [_voice(target, decisions, i) for i in range(len(decisions))]
+    decisions = [_decision_of_owner(target, decisions, i) for i in range(len(decisions))]
     speaking = [i for i, d in enumerate(decisions) if d.value is not None]
     active = [i for i in speaking if not isinstance(decisions[i].value, Skip)]
     if not active:
@@ -263,7 +261,7 @@ def _deciding(claims: list[Claim], decisions: list[Decision], active: list[int])
     return next(i for i in active if law(i) == chosen)
 
 
-def _voice(target: Target, decisions: list[Decision], index: int) -> Decision:
+def _decision_of_owner(target: Target, decisions: list[Decision], index: int) -> Decision:
     """A claim's decision; where it is none of a rule's, that of the same owner under another of its paths."""
     owner = target.claims[index].modules[0].module
     if not decisions[index].explicit:
@@ -275,8 +273,3 @@ def _voice(target: Target, decisions: list[Decision], index: int) -> Decision:
 
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """A dtype's name as JSON has it, "float32"."""
-    return str(tensor.dtype).removeprefix("torch.")

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from torch_kinit import torch_internals
 from torch_kinit.layers.layouts import Options, Variable, layout_of
+from torch_kinit.torch_internals import buffers_of, tensors_of
 
 
 class Owner(NamedTuple):
@@ -71,8 +73,7 @@ class Target:
 def targets(model: nn.Module, options: Options) -> list[Target]:
     """All parameters of `model`, and the buffers Keras has a name for, in the order of its modules."""
     modules = list(model.named_modules(remove_duplicate=False))
-    _refuse_flat(modules)
-    _refuse_lazy(modules)
+    _refuse_unready(modules)
     paths = canonical_paths(modules)
     found: dict[int, Target] = {}
     by_name: dict[str, Claim] = {}
@@ -85,12 +86,13 @@ def targets(model: nn.Module, options: Options) -> list[Target]:
             if _join(path, name) not in by_name:
                 _claim(found, by_name, owner, Variable("", name), paths, main=False)
                 by_name[_join(path, name)].variable = None
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+        own = list(module.named_parameters(recurse=False, remove_duplicate=False))
+        for name, parameter in own:
             full = _join(path, name)
-            alone = sum(p is not None for p in module._parameters.values()) == 1  # no doubt which one is meant
             if full in by_name:
                 _add_owner(by_name[full], owner)
             elif not (isinstance(module, parametrize.ParametrizationList) and name.startswith("original")):
+                alone = len(own) == 1  # no doubt which one is meant
                 by_name[full] = claim = Claim(full, _join(owner.canonical, name), None, [owner], main=alone)
                 found.setdefault(id(parameter), Target(parameter)).claims.append(claim)
     for target in found.values():
@@ -102,15 +104,14 @@ def targets(model: nn.Module, options: Options) -> list[Target]:
 def other_buffers(model: nn.Module, known: list[Target]) -> list[Target]:
     """The buffers that are not among the `known` targets: of which no layout speaks, such as a rotary cache."""
     taken, found = {id(target.tensor) for target in known}, dict[int, Target]()
-    modules = list(model.named_modules(remove_duplicate=False))
-    holders = [(path, m) for path, m in modules if any(id(buffer) not in taken for buffer in m._buffers.values())]
-    paths = canonical_paths(modules) if holders else {}
-    for path, module in holders:
-        owner = Owner(path, module, paths[path])
-        for name, buffer in module._buffers.items():
-            if buffer is not None and id(buffer) not in taken:
-                claim = Claim(_join(path, name), _join(owner.canonical, name), None, [owner], main=False, buffer=True)
-                found.setdefault(id(buffer), Target(buffer, kind="buffer", optional=True)).claims.append(claim)
+    others = [(name, b) for name, b in model.named_buffers(remove_duplicate=False) if id(b) not in taken]
+    modules = dict(model.named_modules(remove_duplicate=False)) if others else {}
+    paths = canonical_paths(modules.items())
+    for name, buffer in others:
+        path, _, last = name.rpartition(".")
+        owner = Owner(path, modules[path], paths[path])
+        claim = Claim(name, _join(owner.canonical, last), None, [owner], main=False, buffer=True)
+        found.setdefault(id(buffer), Target(buffer, kind="buffer", optional=True)).claims.append(claim)
     return list(found.values())
 
 
@@ -146,10 +147,9 @@ def _resolve(path: str, module: nn.Module, variable: Variable) -> tuple[int, Tar
         holder, attribute = holder_of(module, variable.tensor)
     except AttributeError:
         raise _lacking(path, module, variable) from None
-    if (parameter := holder._parameters.get(attribute)) is not None:
-        return id(parameter), Target(parameter)
-    if (buffer := holder._buffers.get(attribute)) is not None:
-        return id(buffer), Target(buffer, kind="buffer")
+    own = tensors_of(holder).get(attribute)
+    if own is not None:
+        return id(own), Target(own, kind="buffer" if attribute in buffers_of(holder) else "parameter")
     if parametrize.is_parametrized(holder, attribute):
         chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
         return id(chain), Target(parametrized_value(chain), parametrized=True)
@@ -184,13 +184,9 @@ def parametrized_value(chain: nn.Module) -> Tensor:
     return value
 
 
-# What torch.compile, activation checkpointing and FSDP1 put into names.
-_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-
-
 def without_wrappers(name: str) -> str:
     """A name without the parts that are a wrapper's in any model, which "module" is not."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in name.split(".") if part not in torch_internals.WRAPPERS)
 
 
 def _canonical(name: str, paths: Mapping[str, str]) -> str:
@@ -215,7 +211,7 @@ def canonical_paths(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, str]:
 def _wraps(module: nn.Module, name: str) -> bool:
     """Whether a module is around its child of this name."""
     parallel = name == "module" and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-    return parallel or name in _WRAPPERS
+    return parallel or name in torch_internals.WRAPPERS
 
 
 def stored_names(claim: Claim, target: Target, model: nn.Module) -> Iterator[str]:
@@ -224,7 +220,7 @@ def stored_names(claim: Claim, target: Target, model: nn.Module) -> Iterator[str
     if target.parametrized:
         holder, attribute = holder_of(model, claim.name)
         chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
-        originals = [name for name in (*chain._parameters, *chain._buffers) if name.startswith("original")]
+        originals = [name for name in tensors_of(chain) if name.startswith("original")]
         parts += [f"parametrizations.{attribute}.{name}" for name in originals]
     for name in (claim.name, claim.canonical):
         path = name.rpartition(".")[0]
@@ -239,30 +235,30 @@ def extra_states(model: nn.Module) -> set[str]:
     return {_join(name, "_extra_state") for path in holders for name in (path, paths[path])}
 
 
-def unsettable(target: Target, model: nn.Module) -> str | None:
-    """The class name of the parametrization that keeps the target from being set, if one does."""
+def refuse_unsettable(target: Target, model: nn.Module) -> None:
+    """Raise if one of the parametrizations of a target keeps it from being set."""
+    if not target.parametrized:
+        return
     holder, attribute = holder_of(model, target.name)
     for step in holder.parametrizations[attribute]:  # type: ignore[index]
         if not hasattr(step, "right_inverse"):
-            return type(step).__name__
-    return None
+            raise ValueError(
+                f"its parametrization {type(step).__name__} has no right_inverse, so its value cannot be set; "
+                "skip it, or initialize what it is made from."
+            )
 
 
 def refuse_unready(model: nn.Module) -> None:
     """Raise for tensors without a shape of their own: lazy ones, and those that FSDP1 has flattened."""
-    modules = list(model.named_modules(remove_duplicate=False))
-    _refuse_flat(modules)
-    _refuse_lazy(modules)
+    _refuse_unready(list(model.named_modules(remove_duplicate=False)))
 
 
-def _refuse_lazy(modules: list[tuple[str, nn.Module]]) -> None:
-    lazy = [
-        _join(path, name)
-        for path, module in modules
-        for tensors in (module._parameters, module._buffers)
-        for name, tensor in tensors.items()
-        if isinstance(tensor, UninitializedTensorMixin)
-    ]
+def _refuse_unready(modules: list[tuple[str, nn.Module]]) -> None:
+    tensors = [(path, name, t) for path, module in modules for name, t in tensors_of(module).items()]
+    for path, _, tensor in tensors:
+        if torch_internals.is_flattened_by_fsdp1(tensor):
+            _refuse_flat(path, modules)
+    lazy = [_join(path, name) for path, name, tensor in tensors if is_lazy(tensor)]
     if lazy:
         raise ValueError(
             f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: "
@@ -270,22 +266,24 @@ def _refuse_lazy(modules: list[tuple[str, nn.Module]]) -> None:
         )
 
 
-def _refuse_flat(modules: list[tuple[str, nn.Module]]) -> None:
-    """Raise if FSDP1 holds a parameter as a slice of a flat one, as it does but inside summon_full_params."""
-    wrappers = [(path, module) for path, module in modules if type(module).__name__ == "FullyShardedDataParallel"]
-    for path, module in modules:
-        if not any(getattr(parameter, "_fsdp_flattened", False) for parameter in module._parameters.values()):
-            continue
-        around = [(outer, w) for outer, w in wrappers if not outer or path == outer or path.startswith(f"{outer}.")]
-        state: Any = max(around, key=lambda found: len(found[0]))[1].training_state if around else None
-        if getattr(state, "name", "") != "SUMMON_FULL_PARAMS":
-            raise ValueError(
-                f"{path or 'The model'} is wrapped by FSDP1, which has flattened its parameters; initialize it before, "
-                "with FullyShardedDataParallel(model, param_init_fn=kinit.param_init_fn(model, rules, seed=...)) while "
-                "it is wrapped, or the wrapped model inside FullyShardedDataParallel.summon_full_params(model, "
-                "writeback=True, rank0_only=False)."
-            )
+def _refuse_flat(path: str, modules: list[tuple[str, nn.Module]]) -> None:
+    """Raise if FSDP1 has flattened the parameters of the module at `path`, but inside summon_full_params."""
+    wrappers = [(outer, module) for outer, module in modules if type(module).__name__ == "FullyShardedDataParallel"]
+    around = [(outer, w) for outer, w in wrappers if not outer or path == outer or path.startswith(f"{outer}.")]
+    if around and torch_internals.summons_full_params(max(around, key=lambda found: len(found[0]))[1]):
+        return
+    raise ValueError(
+        f"{path or 'The model'} is wrapped by FSDP1, which has flattened its parameters; initialize it before, "
+        "with FullyShardedDataParallel(model, param_init_fn=kinit.param_init_fn(model, rules, seed=...)) while "
+        "it is wrapped, or the wrapped model inside FullyShardedDataParallel.summon_full_params(model, "
+        "writeback=True, rank0_only=False)."
+    )
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """A dtype's name as JSON has it, "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")

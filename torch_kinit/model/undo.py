@@ -10,36 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from torch_kinit.model.targets import Target, holder_of
+from torch_kinit.torch_internals import buffers_of, parameters_of
 
 
 class Undo:
-    """A context in which tensors are remembered before they change, and restored if an exception leaves it.
+    """A context that restores what it was told to remember, and random states, if an exception leaves it."""
 
-    It is enabled only for plans that run functions of somebody else's, since a copy of each tensor is kept meanwhile;
-    this package's own raise before they change anything.
-    """
-
-    def __init__(self, generators: Iterable[torch.Generator], *, enabled: bool) -> None:
-        self._enabled = enabled
-        self._generators = [(generator, generator.get_state()) for generator in generators] if enabled else []
+    def __init__(self, generators: Iterable[object]) -> None:
+        """Remember the state of those that are torch.Generators, and of torch's global one of the CPU."""
+        given = {id(g): g for g in generators if isinstance(g, torch.Generator)}
+        self._generators = [(generator, generator.get_state()) for generator in given.values()]
         self._values: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._holders: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._holders: list[tuple[nn.Module, dict[str, Any]]] = []
         self._states: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> Undo:
-        if self._enabled:
-            self._cpu_state = torch.get_rng_state()
+        self._cpu_state = torch.get_rng_state()
         return self
 
     def remember(self, target: Target, model: nn.Module) -> None:
         """Keep what `target` is now."""
-        if not self._enabled:
-            return
         if target.parametrized:
             holder, attribute = holder_of(model, target.name)
             chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
             for module in chain.modules():  # some right_inverse put other tensors in the place of these
-                self._holders += [(own, dict(own)) for own in (module._parameters, module._buffers)]
+                self._holders.append((module, {**parameters_of(module), **buffers_of(module)}))
             tensors = [*chain.parameters(), *chain.buffers()]
         else:
             tensors = [target.tensor]
@@ -51,11 +46,13 @@ class Undo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or not self._enabled:
+        if error is None:
             return
-        for own, kept in reversed(self._holders):
-            own.clear()
-            own.update(kept)
+        for module, kept in reversed(self._holders):
+            for name in {**parameters_of(module), **buffers_of(module)}.keys() - kept.keys():
+                delattr(module, name)
+            for name, tensor in kept.items():
+                setattr(module, name, tensor)
         with torch.no_grad():
             for tensor, data, values in reversed(self._values):
                 tensor.data = data  # some put another tensor there

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -114,31 +114,25 @@ _FAR = (
 BUFFERS = 6  # that the functions take at most
 
 
-class Exact:
-    """The functions that a law may need, in place, of tensors of one size; they take the place of torch's own."""
+class Functions(NamedTuple):
+    """The functions that an inverse CDF may need, in place: torch's own, or these."""
 
-    def __init__(self, scratch: Scratch) -> None:
-        self._scratch = scratch
+    erfinv_: Callable[[Tensor, float], Tensor]  # of numbers whose magnitude is at most the second argument
+    log_: Callable[[Tensor], Tensor]
+    log1p_: Callable[[Tensor], Tensor]
+    sqrt_: Callable[[Tensor], Tensor]
+    erfcx_: Callable[[Tensor], Tensor]
 
-    def erfinv_(self, x: Tensor, largest: float) -> Tensor:
-        """The inverse error function of numbers from -largest to largest, which is less than one."""
-        return erfinv_(x, largest, self._scratch)
 
-    def log_(self, x: Tensor) -> Tensor:
-        """The logarithm of positive numbers."""
-        return log_(x, self._scratch)
-
-    def log1p_(self, x: Tensor) -> Tensor:
-        """log(1 + x), to the precision of 1 + x."""
-        return log_(x.add_(1), self._scratch)
-
-    def sqrt_(self, x: Tensor) -> Tensor:
-        """The square root."""
-        return root_(x)
-
-    def erfcx_(self, x: Tensor) -> Tensor:
-        """exp(x*x) * erfc(x) of numbers from 0.5 on."""
-        return erfcx_(x, self._scratch)
+def functions(scratch: Scratch) -> Functions:
+    """Those of this file, with buffers for what lies between."""
+    return Functions(
+        lambda x, largest: erfinv_(x, largest, scratch),
+        lambda x: log_(x, scratch),
+        lambda x: log_(x.add_(1), scratch),  # to the precision of 1 + x
+        root_,
+        lambda x: erfcx_(x, scratch),
+    )
 
 
 def polynomial(coefficients: Sequence[float], x: Tensor, out: Tensor) -> Tensor:

@@ -19,3 +19,9 @@ def flush_(x: Tensor, *scales: float) -> Tensor:
     if x.dtype != torch.float16 and any(0 < abs(scale) < tiny * 2.0**60 for scale in scales):
         x.mul_(x.abs() >= tiny)
     return x
+
+
+def affine_(x: Tensor, shift: float, scale: float) -> Tensor:
+    """Scale, then shift, each rounded."""
+    flush_(x.mul_(scale), shift, scale)
+    return flush_(x.add_(shift), shift, scale)

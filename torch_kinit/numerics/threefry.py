@@ -27,7 +27,7 @@ class Cipher:
         added = [(schedule[(g + 1) % 3], schedule[(g + 2) % 3] + g + 1) for g in range(5)]
         constants = [c for by in ROTATIONS[0] + ROTATIONS[1] for c in (32 - by, (1 << by) - 1)]
         constants += [word for pair in added for word in pair]
-        tensors = torch.tensor([signed(c) for c in constants], dtype=torch.int32, device="cpu").unbind()
+        tensors = torch.tensor(constants, dtype=torch.int64, device="cpu").int().unbind()
         shifts = list(zip(tensors[:16:2], tensors[1:16:2], ROTATIONS[0] + ROTATIONS[1], strict=True))
         self._shifts = shifts[:4], shifts[4:]
         self._added = list(zip(tensors[16::2], tensors[17::2], strict=True))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import textwrap
 import types
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from torch_kinit import checks, torch_internals
 from torch_kinit.numerics import threefry
 from torch_kinit.numerics.exact import ERFINV, FORMATS, floats
-from torch_kinit.streams.inverse import Law
+from torch_kinit.streams.inverse import InverseCdf
+from torch_kinit.streams.pieces import views
 
 _CHUNK = 1 << 21  # values a call makes, whose indices take 8 MiB
 _STRIDED_CHUNK = 1 << 19  # where indices and values have buffers of their own
@@ -34,8 +34,24 @@ _ROW = 16  # a call's 13 words and three more, so that all calls' are aligned al
 _LOG = FORMATS[torch.float32].log
 _SQRT_HALF = floats("3F3504F3")[0]
 _CENTRAL = 0.9547  # up to which 1 - x*x is more than sqrt(1/2) / 8: two standard deviations, by a hair
-_wanted: ContextVar[bool] = ContextVar("compiled", default=False)
-_broken: set[str] = set()  # the types of devices for which nothing can be compiled
+
+
+class _Session:
+    """What the draws inside one `compiled()` share, and what is released with it."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()  # the types of devices for which nothing can be compiled
+        self._counts: dict[torch.device, Tensor] = {}
+
+    def count(self, size: int, device: torch.device) -> Tensor:
+        """The numbers from 0 up to `size`."""
+        if device not in self._counts or len(self._counts[device]) < size:
+            with torch.inference_mode(False):
+                self._counts[device] = torch.arange(size, dtype=torch.int32, device=device)
+        return self._counts[device][:size]
+
+
+_session: ContextVar[_Session | None] = ContextVar("compiled", default=None)
 
 
 @contextmanager
@@ -61,89 +77,59 @@ def compiled() -> Iterator[None]:
         >>> torch.equal(weight, he_normal_(torch.empty(4, 3), generator=Key(0)))
         True
     """
-    token = _wanted.set(True)
+    token = _session.set(_session.get() or _Session())
     try:
         yield
     finally:
-        _wanted.reset(token)
+        _session.reset(token)
 
 
-def fill(tensor: Tensor, index: Tensor, key: threefry.Key, law: Law) -> bool:
-    """Run `law` over `tensor`, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
-    if torch.compiler.is_compiling() or not _wanted.get() or not _fits(tensor, law):
+def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> bool:
+    """Draw `tensor` in kernels, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
+    session = None if torch.compiler.is_compiling() else _session.get()
+    if session is None or not _fits(tensor, inverse) or tensor.device.type in session.broken:
         return False
-    pieces = list(_pieces(tensor.detach(), index))
+    tensor = tensor.detach()
+    dense = tensor.is_contiguous() and index.is_contiguous()
+    pieces = list(views((tensor, index), _CHUNK if dense else _STRIDED_CHUNK))
     if any(_span(where) >= 1 << 32 for _, where in pieces):
         return False
     try:
-        _run(pieces, key, law)
+        _run(pieces, key, inverse, session)
     except Exception as error:  # of as many types as compilers have ways to fail
-        _give_up(tensor.device.type, error)
+        session.broken.add(tensor.device.type)
+        reason = textwrap.shorten(str(error), 200)
+        checks.warn(
+            f"`compiled()`: torch.compile failed on {tensor.device.type} ({type(error).__name__}: {reason}); draws "
+            "there are eager until it ends, of the same values."
+        )
         return False
     return True
 
 
-def _fits(tensor: Tensor, law: Law) -> bool:
+def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
+    """Whether a kernel can fill `tensor`: one without a subclass, a mode or a transform before its memory."""
     return (
         tensor.numel() >= _LEAST
         and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and tensor.device.type in ("cpu", "cuda")
-        and tensor.device.type not in _broken
-        and law.tail is None
-        and law.scale != 0
-        and _is_plain(tensor)
+        and inverse.tail is None
+        and inverse.scale != 0
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and torch_internals.can_compile(tensor.device.type)
+        and not torch_internals.is_intercepted()
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether neither a subclass nor a mode nor a transform stands between a kernel and the memory of `tensor`."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and _get_current_dispatch_mode() is None
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )
-
-
-def _give_up(device: str, error: Exception) -> None:
-    _broken.add(device)
-    reason = textwrap.shorten(str(error), 200)
-    warnings.warn(
-        f"`compiled()`: torch.compile failed on {device} ({type(error).__name__}: {reason}); draws there are eager, "
-        "of the same values.",
-        stacklevel=2,
-    )
-
-
-def _pieces(tensor: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of `tensor` for a call each, that together are the whole, with those of `index`."""
-    if tensor.is_contiguous() and index.is_contiguous():
-        sizes = _sizes(tensor.numel())
-        yield from zip(torch.split(tensor.view(-1), sizes), torch.split(index.view(-1), sizes), strict=True)
-    elif tensor.numel() <= _STRIDED_CHUNK:
-        yield tensor, index
-    else:
-        axis = next(d for d in range(tensor.ndim) if tensor.shape[d] > 1)
-        for half, there in zip(tensor.chunk(2, axis), index.chunk(2, axis), strict=True):
-            yield from _pieces(half, there)
-
-
-def _sizes(count: int) -> list[int]:
-    """Chunks and what is left, with half of the last chunk if that is little: a kernel takes no single value."""
-    whole, left = divmod(count, _CHUNK)
-    if whole and 0 < left < _LEAST:
-        return [*[_CHUNK] * (whole - 1), _CHUNK // 2, _CHUNK // 2 + left]
-    return [*[_CHUNK] * whole, *[left] * (left > 0)]
-
-
-def _run(pieces: Sequence[tuple[Tensor, Tensor]], key: threefry.Key, law: Law) -> None:
+def _run(pieces: Sequence[tuple[Tensor, ...]], key: threefry.Key, inverse: InverseCdf, session: _Session) -> None:
     device, dtype = pieces[0][0].device, pieces[0][0].dtype
-    kernel = _kernel(_maker(law), dtype, device.type)
+    kernel = _kernel(_maker(inverse), dtype, device.type)
     words = _words(key, [int(where.storage_offset()) for _, where in pieces]).to(device)
-    numbers = torch.tensor(_numbers(law), dtype=torch.float32, device="cpu").to(device)
+    numbers = torch.tensor(_numbers(inverse), dtype=torch.float32, device="cpu").to(device)
     for (piece, where), row in zip(pieces, words.unbind(), strict=True):
         direct = piece.is_contiguous()
         out = piece.view(-1) if direct else torch.empty(piece.numel(), dtype=dtype, device=device)
-        kernel(out, _offsets(where, device), row, numbers)
+        kernel(out, _offsets(where, device, session), row, numbers)
         if not direct:
             piece.copy_(out.view(piece.shape))
 
@@ -159,43 +145,38 @@ def _words(key: threefry.Key, starts: Sequence[int]) -> Tensor:
     )
 
 
-def _numbers(law: Law) -> list[float]:
-    """What the uniform values are multiplied by and added to, then multiplied by; their bounds; the rest of the law."""
-    low, high, width = law.low, law.high, law.high - law.low
+def _numbers(inverse: InverseCdf) -> list[float]:
+    """What the uniform values are multiplied by and added to, then multiplied by; their bounds; the rest."""
+    low, high, width = inverse.low, inverse.high, inverse.high - inverse.low
     # Where the eager draw adds nothing, -0.0 is added, which leaves every number as it is.
-    if law.bounds is not None and law.normal:
+    if inverse.bounds is not None and inverse.normal:
         middle = -0.0 if low == -high else (low + high) / 2
-        return [width * 2.0**-32, middle, law.scale, low, high, law.shift or -0.0, *law.bounds]
+        return [width * 2.0**-32, middle, inverse.scale, low, high, inverse.shift or -0.0, *inverse.bounds]
     steps = [2.0, -1.0, high] if low == -high else [width, low, 1.0]
-    return [*steps, low, high, -0.0, *(law.bounds or (low, high))]
+    return [*steps, low, high, -0.0, *(inverse.bounds or (low, high))]
 
 
 def _span(index: Tensor) -> int:
     return sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
 
 
-def _offsets(index: Tensor, device: torch.device) -> Tensor:
+def _offsets(index: Tensor, device: torch.device, session: _Session) -> Tensor:
     """The lower words of the flat indices, less the first one, that the strides of `index` tell."""
     if index.is_contiguous():
-        return _iota(device)[: index.numel()]
+        return session.count(index.numel(), device)
     flat = torch.zeros((), dtype=torch.int32 if _span(index) < 1 << 31 else torch.int64, device=device)
     for size, stride in zip(index.shape, index.stride(), strict=True):
         flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=device) * stride
     return flat.view(-1).int()
 
 
-@cache
-def _iota(device: torch.device) -> Tensor:
-    return torch.arange(_CHUNK, dtype=torch.int32, device=device)
-
-
 _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
-def _maker(law: Law) -> _Kernel:
-    if not law.normal:
+def _maker(inverse: InverseCdf) -> _Kernel:
+    if not inverse.normal:
         return _uniform
-    return _central if law.largest <= _CENTRAL else _normal
+    return _central if inverse.largest <= _CENTRAL else _normal
 
 
 @cache
@@ -207,7 +188,7 @@ def _kernel(make: Any, dtype: torch.dtype, device: str) -> _Kernel:
 
     def kernel(out: Tensor, index: Tensor, words: Tensor, numbers: Tensor) -> None:
         for tensor in (out, index):
-            torch._dynamo.mark_dynamic(tensor, 0)  # not `dynamic=True`, which makes inputs of the coefficients, too
+            torch_internals.mark_dynamic(tensor)  # not `dynamic=True`, which makes inputs of the coefficients, too
         run(out, index, words, numbers)
 
     return kernel
@@ -219,8 +200,7 @@ def _options(device: str) -> dict[str, Any]:
     options: dict[str, Any] = {"realize_opcount_threshold": 8}
     if device != "cpu":  # Triton contracts products and sums, and does not round quotients
         options |= {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
-    known = torch._inductor.list_options()
-    return {name: value for name, value in options.items() if name in known}
+    return torch_internals.known_options(options)
 
 
 # --- what is compiled ------------------------------------------------------------------------------------------------
@@ -266,9 +246,13 @@ def _bits(index: Tensor, words: Tensor) -> Tensor:
     for group in range(5):
         for by in threefry.ROTATIONS[group % 2]:
             x0 = x0 + x1
-            x1 = (x1 << by | x1 >> 32 - by & (1 << by) - 1) ^ x0
+            x1 = _rotate_left(x1, by) ^ x0
         x0, x1 = x0 + words[3 + 2 * group], x1 + words[4 + 2 * group]
     return x0 ^ x1
+
+
+def _rotate_left(x: Tensor, by: int) -> Tensor:
+    return (x << by) | ((x >> (32 - by)) & ((1 << by) - 1))  # the shift to the right repeats the sign bit
 
 
 def _minus_log(x: Tensor, steps: Sequence[int]) -> Tensor:

@@ -17,18 +17,18 @@ float32 log1p by Moshier's Cephes library, logf.c and log1p.c; the order of oper
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from torch_kinit.numerics import threefry
-from torch_kinit.numerics.exact import ERFINV, floats
+from torch_kinit.numerics.exact import ERFINV, blend_, floats
 from torch_kinit.numerics.fma import fma_, polynomial, sqrt_
 from torch_kinit.numerics.scratch import Scratch
-from torch_kinit.numerics.subnormals import flush_, rounded
+from torch_kinit.numerics.subnormals import affine_, flush_, rounded
 from torch_kinit.numerics.threefry import Key
-from torch_kinit.streams.stream import CHUNK
+from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
+from torch_kinit.streams.pieces import CHUNK
 
 _PIECE = CHUNK  # values drawn at a time
 _BUFFERS = 8  # as many as a normal value takes
@@ -51,25 +51,8 @@ _LN2_HIGH = 0.693359375  # so short that its products with an exponent are exact
 _LN2_LOW = floats("B95E8083")[0]  # log(2) - _LN2_HIGH
 
 
-def uniform(out: Tensor, key: Key, start: int, low: float, high: float) -> None:
-    """Fill `out` with the uniform values of `key` from `start` on, between `low` and `high`."""
-    _draw(out, key, start, lambda x, scratch: _uniform_(x, low, high))
-
-
-def normal(out: Tensor, key: Key, start: int, mean: float, std: float) -> None:
-    """Fill `out` with the normal values of `key` from `start` on, times `std`, plus `mean`."""
-    _draw(out, key, start, lambda x, scratch: _affine_(_normal_(x, scratch), mean, std))
-
-
-def truncated_normal(out: Tensor, key: Key, start: int, mean: float, std: float) -> None:
-    """Fill `out` with the normal values of `key` truncated at two, from `start` on, times `std`, plus `mean`."""
-    _draw(out, key, start, lambda x, scratch: _affine_(_truncated_(x, scratch), mean, std))
-
-
-_Law = Callable[[Tensor, Scratch], object]
-
-
-def _draw(out: Tensor, key: Key, start: int, law: _Law) -> None:
+def draw(out: Tensor, key: Key, start: int, law: Law) -> None:
+    """Fill `out` with the values of `key` from `start` on: uniform, normal or truncated normal."""
     if out.dtype.itemsize == 2:
         _look_up(out, key, start, law)
         return
@@ -79,14 +62,24 @@ def _draw(out: Tensor, key: Key, start: int, law: _Law) -> None:
     for first in range(0, out.numel(), _PIECE):
         piece = out[first : first + _PIECE]
         units_(piece, cipher, start + first, scratch)
-        law(piece, scratch)
+        _transform_(piece, law, scratch)
 
 
-def _look_up(out: Tensor, key: Key, start: int, law: _Law) -> None:
+def _transform_(x: Tensor, law: Law, scratch: Scratch) -> None:
+    """Make units into values of `law`."""
+    if isinstance(law, Uniform):
+        _uniform_(x, law.low, law.high)
+    elif isinstance(law, TruncatedNormal):
+        _shift_(_truncated_(x, scratch), law.loc, law.scale)
+    else:
+        _shift_(_normal_(x, scratch), law.mean, law.std)
+
+
+def _look_up(out: Tensor, key: Key, start: int, law: Law) -> None:
     """Draw float16 from the upper 10 bits of 16, or bfloat16 from the upper 7 of 8, by way of a table."""
     width, spare = (10, 6) if out.dtype == torch.float16 else (7, 1)
     table = torch.arange(1 << width, dtype=torch.float32, device="cpu").mul_(2.0**-width).to(out.dtype)
-    law(table, Scratch(_BUFFERS, 1 << width, torch.float32))
+    _transform_(table, law, Scratch(_BUFFERS, 1 << width, torch.float32))
     index = threefry.bits(key, start, out.numel())
     index.bitwise_right_shift_(spare).bitwise_and_((1 << width) - 1)
     torch.index_select(table, 0, index, out=out)
@@ -119,17 +112,15 @@ def _uniform_(x: Tensor, low: float, high: float) -> Tensor:
     low, high = rounded(low, x.dtype), rounded(high, x.dtype)
     width = rounded(high - low, x.dtype)
     if x.dtype.itemsize == 2:
-        _affine_(x, low, width)
+        _shift_(x, low, width)
     else:
         flush_(polynomial((width, low), x, x), low, width)
     return x.clamp_min_(low)
 
 
-def _affine_(x: Tensor, shift: float, scale: float) -> Tensor:
-    """Scale, then shift, each rounded."""
-    shift, scale = rounded(shift, x.dtype), rounded(scale, x.dtype)
-    flush_(x.mul_(scale), shift, scale)
-    return flush_(x.add_(shift), shift, scale)
+def _shift_(x: Tensor, shift: float, scale: float) -> Tensor:
+    """Scale, then shift, each rounded, by numbers of the tensor's dtype."""
+    return affine_(x, rounded(shift, x.dtype), rounded(scale, x.dtype))
 
 
 def _normal_(x: Tensor, scratch: Scratch) -> Tensor:
@@ -162,8 +153,7 @@ def _erfinv_(x: Tensor, scratch: Scratch, tail: bool) -> Tensor:
         root, further = sqrt_(scratch.take(count).copy_(w)), scratch.take(count)
         for next_limit, middle, coefficients in outer:
             polynomial(coefficients, torch.sub(root, middle, out=v), further)
-            mask = _mask_below(w, limit, out=v)
-            _blend(factor, further, mask)
+            blend_(further, factor, torch.sub(w, limit, out=v))
             factor, further, limit = further, factor, next_limit
         scratch.give(root, further)
     scratch.give(w, v, factor)
@@ -174,11 +164,11 @@ def _log1p(square: Tensor, scratch: Scratch) -> Tensor:
     """log(1 - square) for 0 <= square < 1, as XLA computes it; `square` is given back."""
     count = square.numel()
     spare = scratch.take(count)
-    small = _mask_below(square, _LOG1P_BELOW, out=spare)
+    sign = torch.sub(square, _LOG1P_BELOW, out=spare)
     z = square.neg_()
     log = torch.add(z, 1.0, out=scratch.take(count))
     log = log.log_() if z.dtype == torch.float64 else _log_(log, scratch)
-    _blend(_log1p_small_(z, scratch), log, small)
+    blend_(log, _log1p_small_(z, scratch), sign)
     scratch.give(z, spare)
     return log
 
@@ -211,18 +201,6 @@ def _log_(a: Tensor, scratch: Scratch) -> Tensor:
     x.add_(square, alpha=-0.5).add_(y).add_(e, alpha=_LN2_HIGH)
     scratch.give(spare, cube, e, y, step)
     return x
-
-
-def _mask_below(x: Tensor, bound: float, out: Tensor) -> Tensor:
-    """All bits where x < bound, none elsewhere: copies of the difference's sign."""
-    return _bits(torch.sub(x, bound, out=out)).bitwise_right_shift_(8 * x.itemsize - 1)
-
-
-def _blend(chosen: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """`chosen` where the mask is set, else `other`, into `other`; torch.where takes ten times as long."""
-    bits = _bits(other)
-    bits.bitwise_xor_(mask.bitwise_and_(_bits(chosen).bitwise_xor_(bits)))
-    return other
 
 
 def _bits(x: Tensor) -> Tensor:

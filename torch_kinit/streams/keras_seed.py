@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from torch_kinit import checks
+from torch_kinit.shards import is_distributed, put, whole_like
 from torch_kinit.streams import keras_jax, keras_tensorflow, keras_torch
-from torch_kinit.streams.stream import CHUNK, Stream, fill
+from torch_kinit.streams.laws import Law, TruncatedNormal
+from torch_kinit.streams.pieces import fill_flat
+from torch_kinit.streams.source import Source
 
 BACKENDS = ("jax", "tensorflow", "torch")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -17,7 +20,7 @@ _RANGES = {"jax": (0, 2**32 - 1), "tensorflow": (-(2**63), 2**63 - 1)}
 
 
 @dataclass(frozen=True)
-class KerasSeed(Stream):
+class KerasSeed(Source):
     """The random numbers of Keras 3: give it as `generator=` to any initializer, or to `apply`.
 
     The tensor, seen in Keras' layout, then equals what Keras' initializer with this integer seed returns on the CPU,
@@ -72,34 +75,29 @@ class KerasSeed(Stream):
         return self.seed & 0xFFFFFFFF
 
     @property
-    def double_qr(self) -> bool:
+    def whole_in_double(self) -> bool:  # type: ignore[override]
         """Whether QR in float64 is nearest to the backend's own; on torch float32's is the backend's own."""
         return self.backend != "torch"
 
-    def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
-        return self._fill(tensor, "uniform", low, high)
-
-    def normal_(self, tensor: Tensor, mean: float, std: float) -> Tensor:
-        return self._fill(tensor, "normal", mean, std)
-
-    def trunc_normal_(self, tensor: Tensor, mean: float, std: float, lower: float, upper: float) -> Tensor:
-        if (lower, upper) != (-2, 2):
+    def refuse(self, law: Law, dtype: torch.dtype) -> None:
+        law.support(dtype)
+        if isinstance(law, TruncatedNormal) and (law.lower, law.upper) != (-2, 2):
             raise ValueError(
-                f"Keras truncates at two standard deviations, so `lower`={lower:g} and `upper`={upper:g} cannot be "
-                "drawn from a KerasSeed."
+                f"Keras truncates at two standard deviations, so `lower`={law.lower:g} and `upper`={law.upper:g} "
+                "cannot be drawn from a KerasSeed."
             )
-        return self._fill(tensor, "truncated_normal", mean, std)
+        if dtype not in _DTYPES:
+            raise ValueError(f"Keras draws float16, bfloat16, float32 and float64, not {dtype}.")
 
-    def _fill(self, tensor: Tensor, law: str, *parameters: float) -> Tensor:
-        if tensor.dtype not in _DTYPES:
-            raise ValueError(f"Keras draws float16, bfloat16, float32 and float64, not {tensor.dtype}.")
+    def draw(self, tensor: Tensor, law: Law) -> Tensor:
+        """Fill `tensor`; of a DTensor each process draws the whole, and keeps its part."""
+        self.refuse(law, tensor.dtype)
+        if is_distributed(tensor):
+            return put(tensor, self.draw(whole_like(tensor), law))
         if self.backend == "torch":
             generator = torch.Generator().manual_seed(self.native_seed)
-            draw = getattr(keras_torch, law)
-            return fill(tensor, lambda out, start: draw(out, generator, *parameters), keras_torch.CHUNK)
+            return fill_flat(tensor, lambda out, start: keras_torch.draw(out, generator, law), keras_torch.CHUNK)
         if self.backend == "jax":
-            draw = getattr(keras_jax, law)
-            return fill(tensor, lambda out, start: draw(out, (self.seed, 0), start, *parameters))
-        draw = getattr(keras_tensorflow, law)
-        chunk = keras_tensorflow.TRUNCATED_CHUNK if law == "truncated_normal" else CHUNK
-        return fill(tensor, lambda out, start: draw(out, self.seed, start, *parameters), chunk)
+            return fill_flat(tensor, lambda out, start: keras_jax.draw(out, (self.seed, 0), start, law))
+        chunk = keras_tensorflow.chunk_of(law)
+        return fill_flat(tensor, lambda out, start: keras_tensorflow.draw(out, self.seed, start, law), chunk)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from torch_kinit.numerics import glibc, philox
-from torch_kinit.numerics.subnormals import flush_, rounded
+from torch_kinit.numerics.subnormals import affine_, rounded
+from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
+from torch_kinit.streams.pieces import CHUNK
 
 # Bits of a word that make a uniform value: those of the dtype's mantissa.
 _DIGITS = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 23, torch.float64: 52}
@@ -26,42 +28,48 @@ _BOUND = 2.0
 # Calls set aside for a group of so many truncated values; it makes as many of them as it needs.
 _RESERVED = {2: 128, 4: 256}
 # Truncated values drawn at a time: after two calls few groups lack any, and a third takes as long for few as for many.
-TRUNCATED_CHUNK = 1 << 19
-# Calls at a time, whose float64 scratch buffers then stay in cache: a quarter faster. Several threads share more.
-_BLOCK = 1 << 14
-_SHARED_BLOCK = 1 << 16
+_TRUNCATED_CHUNK = 1 << 19
+_BLOCK = 1 << 16  # calls at a time
 
 _Candidates = Callable[[philox.Source, Tensor], Tensor]
 
 
-def uniform(out: Tensor, seed: int, start: int, low: float, high: float) -> None:
-    """Fill `out` with values of U[low, high)."""
-    # Keras converts the bounds by tf.cast, which takes a Python float to float32 first.
-    least, most = (rounded(rounded(x, torch.float32), out.dtype) for x in (low, high))
-    width = rounded(most - least, out.dtype)
-    digits = _DIGITS[out.dtype]
+def chunk_of(law: Law) -> int:
+    """How many values of `law` are best drawn at a time."""
+    return _TRUNCATED_CHUNK if isinstance(law, TruncatedNormal) else CHUNK
+
+
+def draw(out: Tensor, seed: int, start: int, law: Law) -> None:
+    """Fill `out` with values of `law`: uniform, normal or truncated normal."""
     first, count, offset = _groups(out, start)
-    even, odd = philox.words(philox.stream(seed), philox.calls(first, count))
+    source = philox.stream(seed)
+    if isinstance(law, Uniform):
+        _uniform(out, source, first, count, offset, law)
+    elif isinstance(law, TruncatedNormal):
+        values = _truncated(out, source, first, count)
+        _finish(out, values.view(-1)[offset : offset + out.numel()], law.loc, law.scale)
+    else:
+        values = _candidates(out)(source, philox.calls(first, count))
+        _finish(out, values.view(-1)[offset : offset + out.numel()], law.mean, law.std)
+
+
+def _uniform(out: Tensor, source: philox.Source, first: int, count: int, offset: int, law: Uniform) -> None:
+    # Keras converts the bounds by tf.cast, which takes a Python float to float32 first.
+    least, most = (rounded(rounded(x, torch.float32), out.dtype) for x in (law.low, law.high))
+    digits = _DIGITS[out.dtype]
+    even, odd = philox.words(source, philox.calls(first, count))
     if out.dtype == torch.float64:
         values = _columns(*_mantissa(even, odd), dtype=torch.float64)
     else:
         even, odd = (word.bitwise_and_((1 << digits) - 1) for word in (even, odd))
         values = _columns(even[0], odd[0], even[1], odd[1], dtype=torch.float32)
     out.copy_(values.view(-1)[offset : offset + out.numel()].mul_(2.0**-digits))
-    _affine_(out, least, width)
+    affine_(out, least, rounded(most - least, out.dtype))
 
 
-def normal(out: Tensor, seed: int, start: int, mean: float, std: float) -> None:
-    """Fill `out` with values of N(mean, std**2)."""
-    first, count, offset = _groups(out, start)
-    values = _candidates(out)(philox.stream(seed), philox.calls(first, count))
-    _finish(out, values.view(-1)[offset : offset + out.numel()], mean, std)
-
-
-def truncated_normal(out: Tensor, seed: int, start: int, mean: float, std: float) -> None:
-    """Fill `out` with values of N(mean, std**2) less than two standard deviations from the mean."""
-    first, count, offset = _groups(out, start)
-    source, candidates, size = philox.stream(seed), _candidates(out), _size(out)
+def _truncated(out: Tensor, source: philox.Source, first: int, count: int) -> Tensor:
+    """The groups of standard normal values less than two."""
+    candidates, size = _candidates(out), _size(out)
     calls = philox.calls(first * _RESERVED[size], count, _RESERVED[size])
     values = candidates(source, calls)
     accepted = values.abs() < _BOUND
@@ -69,7 +77,7 @@ def truncated_normal(out: Tensor, seed: int, start: int, mean: float, std: float
     whole = accepted.view({2: torch.int16, 4: torch.int32}[size]).view(-1)
     rows = (whole != int.from_bytes(b"\1" * size)).nonzero().view(-1)
     _refill(values, rows, lambda rows, tries: candidates(source, calls[rows] + tries))
-    _finish(out, values.view(-1)[offset : offset + out.numel()], mean, std)
+    return values
 
 
 def _refill(values: Tensor, rows: Tensor, draw: Callable[[Tensor, int], Tensor]) -> None:
@@ -93,10 +101,9 @@ def _candidates(out: Tensor) -> _Candidates:
     make = _normals64 if out.dtype == torch.float64 else _normals32
 
     def draw(source: philox.Source, calls: Tensor) -> Tensor:
-        block = _BLOCK if torch.get_num_threads() == 1 else _SHARED_BLOCK
-        if calls.numel() <= block:
+        if calls.numel() <= _BLOCK:
             return make(source, calls)
-        return torch.cat([make(source, some) for some in torch.split(calls, block)])
+        return torch.cat([make(source, some) for some in torch.split(calls, _BLOCK)])
 
     return draw
 
@@ -155,10 +162,4 @@ def _groups(out: Tensor, start: int) -> tuple[int, int, int]:
 
 def _finish(out: Tensor, standard: Tensor, mean: float, std: float) -> None:
     """Fill `out` with mean + std * standard, in steps that are each rounded to its dtype."""
-    _affine_(out.copy_(standard), rounded(mean, out.dtype), rounded(std, out.dtype))
-
-
-def _affine_(out: Tensor, shift: float, scale: float) -> None:
-    """Scale, then shift, each rounded."""
-    flush_(out.mul_(scale), shift, scale)
-    flush_(out.add_(shift), shift, scale)
+    affine_(out.copy_(standard), rounded(mean, out.dtype), rounded(std, out.dtype))

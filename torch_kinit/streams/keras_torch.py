@@ -11,22 +11,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
+
 CHUNK = 1 << 15  # values drawn at a time: their candidates stay in cache
 _CANDIDATES = 4
 
 
-def uniform(out: Tensor, generator: torch.Generator, low: float, high: float) -> None:
-    """Fill `out` from U[low, high)."""
-    out.uniform_(0, 1, generator=generator).mul_(high - low).add_(low)
+def draw(out: Tensor, generator: torch.Generator, law: Law) -> None:
+    """Fill `out` from `law`: uniform, normal or truncated normal."""
+    if isinstance(law, Uniform):
+        out.uniform_(0, 1, generator=generator).mul_(law.high - law.low).add_(law.low)
+    elif isinstance(law, TruncatedNormal):
+        _truncated_(out, generator)
+        out.mul_(law.scale).add_(law.loc)
+    else:
+        out.normal_(law.mean, law.std, generator=generator)
 
 
-def normal(out: Tensor, generator: torch.Generator, mean: float, std: float) -> None:
-    """Fill `out` from N(mean, std**2)."""
-    out.normal_(mean, std, generator=generator)
-
-
-def truncated_normal(out: Tensor, generator: torch.Generator, mean: float, std: float) -> None:
-    """Fill `out` from N(mean, std**2), nearly always within two standard deviations.
+def _truncated_(out: Tensor, generator: torch.Generator) -> None:
+    """Fill `out` with standard normal values, nearly always within two.
 
     Each value is the first of four normals that lies inside; where none does, 4 times in a million, the first.
     """
@@ -36,4 +39,3 @@ def truncated_normal(out: Tensor, generator: torch.Generator, mean: float, std: 
     candidates = candidates[outside]
     first = (candidates.abs() < 2).max(-1, keepdim=True).indices
     out[outside] = candidates.gather(-1, first).squeeze(-1)
-    out.mul_(std).add_(mean)

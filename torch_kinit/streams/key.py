@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.numerics import threefry
-from torch_kinit.numerics.exact import BUFFERS, Exact
+from torch_kinit.numerics import exact, threefry
 from torch_kinit.numerics.scratch import Scratch
 from torch_kinit.shards import boxes
-from torch_kinit.streams import compiled, inverse
-from torch_kinit.streams.stream import CHUNK, Stream, in_good_time
+from torch_kinit.streams import compiled
+from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype
+from torch_kinit.streams.laws import Law
+from torch_kinit.streams.pieces import CHUNK, views
+from torch_kinit.streams.source import Source
 
 _DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
 
 
 @dataclass(frozen=True)
-class Key(Stream):
+class Key(Source):
     """A stream of random numbers without state: give it as `generator=` to any initializer, or to `apply`.
 
     Each value depends on the key and on its flat, row-major index in the whole tensor in torch's layout, and on nothing
@@ -58,7 +59,7 @@ class Key(Stream):
 
     words: tuple[int, int]
     layout = "torch"
-    indexed = True
+    whole_in_double = True
 
     def __init__(self, seed: int) -> None:
         number = checks.integer("seed", seed)
@@ -87,7 +88,10 @@ class Key(Stream):
         object.__setattr__(derived, "words", words)
         return derived
 
-    def child(self, index: int) -> Key:
+    def for_name(self, name: str) -> Key:
+        return _folded_name(self, name)
+
+    def for_block(self, index: int) -> Key:
         return self.fold_in(index)
 
     def __repr__(self) -> str:
@@ -98,65 +102,59 @@ class Key(Stream):
         """The seed that makes this key, also of one that was derived."""
         return self.words[0] << 32 | self.words[1]
 
-    @property
-    def double_qr(self) -> bool:
-        return True
+    def refuse(self, law: Law, dtype: torch.dtype) -> None:
+        inverse_cdf(law, dtype)
 
-    def uniform_(self, tensor: Tensor, low: float, high: float) -> Tensor:
-        return self._fill(tensor, inverse.uniform(low, high, tensor.dtype), _uniform)
-
-    def normal_(self, tensor: Tensor, mean: float, std: float) -> Tensor:
-        return self.trunc_normal_(tensor, mean, std, -float("inf"), float("inf"))
-
-    def trunc_normal_(self, tensor: Tensor, mean: float, std: float, lower: float, upper: float) -> Tensor:
-        return self._fill(tensor, inverse.trunc_normal(mean, std, lower, upper, tensor.dtype), _fine)
-
-    def _fill(self, tensor: Tensor, law: inverse.Law, make: _Make) -> Tensor:
-        """Run `law` over what this process holds of `tensor`, on uniform values that `make` makes of the words."""
-        if tensor.device.type == "meta" or tensor.numel() == 0:
+    def draw(self, tensor: Tensor, law: Law) -> Tensor:
+        """Fill what this process holds of `tensor`."""
+        inverse = inverse_cdf(law, tensor.dtype)
+        if tensor.is_meta or tensor.numel() == 0:
             return tensor
-        whole = torch.empty(tensor.shape, device="meta")
+        limit = (CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK) * 4 // work_dtype(tensor.dtype).itemsize
+        buffers = None
         with torch.no_grad():
-            left = [box for box in boxes(tensor, whole) if not compiled.fill(*box, self.words, law)]
-            pieces = [piece for box in left for piece in _pieces(*box)]
-            if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-                self._draw(pieces, law, make)
-            else:
-                with closing(in_good_time(pieces)) as timed:
-                    self._draw(timed, law, make)
+            for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
+                if compiled.fill(*box, self.words, inverse):
+                    continue
+                for piece, index in views(box, limit):
+                    if buffers is None or buffers.size < piece.numel():
+                        buffers = _Buffers(piece, self.words)
+                    buffers.fill(piece, index, inverse)
         return tensor
-
-    def _draw(self, pieces: Iterable[tuple[Tensor, Tensor]], law: inverse.Law, make: _Make) -> None:
-        cipher, room = threefry.Cipher(self.words), None
-        for piece, index in pieces:
-            if room is None or room.size < piece.numel():
-                room = _Room(piece.numel(), inverse.work_dtype(piece.dtype), piece.device)
-            room.fill(piece, index, cipher, law, make)
 
 
 Words = tuple[Tensor, Tensor]
-_Make = Callable[[Words, Tensor, float, float], None]
 
 
-class _Room:
-    """The memory in which the values of a piece are made."""
+class _Buffers:
+    """The memory in which the values of a piece are made, and of others that are no larger."""
 
-    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.size = size
-        self._words = torch.empty((3, size), dtype=torch.int32, device=device)
-        self._out = torch.empty(size, dtype=dtype, device=device)
-        self._maths = Exact(Scratch(BUFFERS, size, dtype, device))
+    def __init__(self, piece: Tensor, key: threefry.Key) -> None:
+        self.size = piece.numel()
+        dtype, device = work_dtype(piece.dtype), piece.device
+        self._words = torch.empty((3, self.size), dtype=torch.int32, device=device)
+        self._out = torch.empty(self.size, dtype=dtype, device=device)
+        self._functions = exact.functions(Scratch(exact.BUFFERS, self.size, dtype, device))
+        self._cipher = threefry.Cipher(key)
 
-    def fill(self, piece: Tensor, index: Tensor, cipher: threefry.Cipher, law: inverse.Law, make: _Make) -> None:
-        """Run `law` over a view of a tensor, of which `index` tells the flat indices."""
+    def fill(self, piece: Tensor, index: Tensor, inverse: InverseCdf) -> None:
+        """Fill a view of a tensor, of which `index` tells the flat indices."""
         count = piece.numel()
         x0, x1, scratch = self._words[:, :count]
-        _encrypt(cipher, index, x0, x1, scratch)
+        _encrypt(self._cipher, index, x0, x1, scratch)
         direct = piece.is_contiguous() and piece.dtype == self._out.dtype
         out = piece.view(-1) if direct else self._out[:count]
-        law(out, functools.partial(make, (x0, x1)), self._maths)
+        make = _fine if inverse.normal else _uniform
+        inverse.fill(out, functools.partial(make, (x0, x1)), self._functions)
         if not direct:
             piece.copy_(out.view(piece.shape))
+
+
+@functools.lru_cache(1024)
+def _folded_name(key: Key, name: str) -> Key:
+    """What `key.fold_in(name)` gives; the keys of modules, which their parameters share, are made once."""
+    path, _, last = name.rpartition(".")
+    return (_folded_name(key, path) if path else key).fold_in(last)
 
 
 def _folded(name: str | int) -> Iterator[int]:
@@ -207,22 +205,6 @@ def _clamp(out: Tensor, low: float, high: float) -> None:
 
 def _wide(words: Words) -> Tensor:
     return words[0].long().bitwise_left_shift_(32).bitwise_or_(words[1].long().bitwise_and_(0xFFFFFFFF))
-
-
-def _pieces(tensor: Tensor, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of `tensor`, small enough to draw at a time, that together are the whole, with those of `index`."""
-    limit = CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK
-    limit = limit * 4 // inverse.work_dtype(tensor.dtype).itemsize
-    if tensor.numel() <= limit:
-        if tensor.numel():
-            yield tensor, index
-        return
-    axis = next(d for d in range(tensor.ndim) if tensor.shape[d] > 1)
-    size = tensor.shape[axis]
-    rows = max(1, limit * size // tensor.numel())
-    for start in range(0, size, rows):
-        length = min(rows, size - start)
-        yield from _pieces(tensor.narrow(axis, start, length), index.narrow(axis, start, length))
 
 
 def _encrypt(cipher: threefry.Cipher, index: Tensor, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:

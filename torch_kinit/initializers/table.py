@@ -1,0 +1,93 @@
+"""The initializers there are, one row each: the function, Keras' class, names and config for it, and its law."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch_kinit.initializers import plain, scaled, structured
+from torch_kinit.streams.laws import Constant, Law, OrthogonalEntries
+
+Initializer = Callable[..., Any]
+Shape = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """An initializer, and what Keras calls it.
+
+    Attributes:
+        function: fills a tensor in place.
+        class_name: its class in Keras, if it has one.
+        names: the strings that name it, beside the class.
+        config: from the keys of its Keras config to the arguments of `function`.
+        law: from all arguments and the shape in Keras' layout to the law of the values, where that is not the law that
+            it asks a source to draw; None for an initializer whose law is that, or whose values have no chance in them.
+    """
+
+    function: Initializer
+    class_name: str | None = None
+    names: tuple[str, ...] = ()
+    config: Mapping[str, str] = {}  # of a NamedTuple
+    law: Callable[[Mapping[str, Any], Shape], Law | None] | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws."""
+        return "generator" in PARAMETERS[self.function]
+
+
+def _orthogonal(arguments: Mapping[str, Any], shape: Shape) -> Law | None:
+    # The longer side of the flattened matrix: the squares of a unit vector of so many entries sum to one.
+    longer = max(shape[-1], math.prod(shape[:-1]))
+    return OrthogonalEntries(float(arguments["gain"]), longer) if 0 not in shape else None
+
+
+def _constant(arguments: Mapping[str, Any], shape: Shape) -> Law | None:
+    value = arguments["value"]
+    return Constant(value) if isinstance(value, (int, float)) else None
+
+
+_SCALED = {name: name for name in ("scale", "mode", "distribution")}
+_STFT = {name: name for name in ("side", "window", "scaling", "periodic")}
+ROWS = [
+    Row(plain.zeros_, "Zeros", ("zeros", "zero"), law=lambda arguments, shape: Constant(0.0)),
+    Row(plain.ones_, "Ones", ("ones", "one"), law=lambda arguments, shape: Constant(1.0)),
+    Row(plain.constant_, "Constant", ("constant",), {"value": "value"}, _constant),
+    Row(plain.array_),
+    Row(plain.unit_forget_bias_, names=("unit_forget_bias",)),
+    Row(plain.random_normal_, "RandomNormal", ("random_normal", "normal"), {"mean": "mean", "stddev": "std"}),
+    Row(plain.random_uniform_, "RandomUniform", ("random_uniform", "uniform"), {"minval": "low", "maxval": "high"}),
+    Row(
+        plain.trunc_normal_,
+        "TruncatedNormal",
+        ("truncated_normal", "trunc_normal"),
+        {"mean": "mean", "stddev": "std"},
+    ),
+    Row(scaled.variance_scaling_, "VarianceScaling", ("variance_scaling",), _SCALED),
+    Row(scaled.glorot_uniform_, "GlorotUniform", ("glorot_uniform",)),
+    Row(scaled.glorot_normal_, "GlorotNormal", ("glorot_normal",)),
+    Row(scaled.lecun_normal_, "LecunNormal", ("lecun_normal",)),
+    Row(scaled.lecun_uniform_, "LecunUniform", ("lecun_uniform",)),
+    Row(scaled.he_normal_, "HeNormal", ("he_normal",)),
+    Row(scaled.he_uniform_, "HeUniform", ("he_uniform",)),
+    Row(
+        structured.orthogonal_,
+        "Orthogonal",
+        ("orthogonal", "OrthogonalInitializer"),
+        {"gain": "gain"},
+        _orthogonal,
+    ),
+    Row(structured.identity_, "Identity", ("identity", "IdentityInitializer"), {"gain": "gain"}),
+    Row(structured.stft_, "STFT", ("stft", "STFTInitializer"), _STFT),
+]
+# The arguments of each function, with their defaults.
+PARAMETERS: dict[Initializer, dict[str, Any]] = {
+    row.function: {
+        name: p.default for name, p in inspect.signature(row.function).parameters.items() if name != "tensor"
+    }
+    for row in ROWS
+}
+BY_FUNCTION = {row.function: row for row in ROWS}
+BY_NAME = {name: row for row in ROWS for name in (row.class_name, *row.names) if name}

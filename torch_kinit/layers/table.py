@@ -1,0 +1,123 @@
+"""The table of layers: for each torch class, how it stores Keras' variables and which Keras layers it stands for.
+
+A new layer is one row. The layouts are proved against Keras by equal outputs, see tests/layers/test_layouts.py; they
+are those of Keras 3.15 and torch 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from torch_kinit.layers import feedforward
+from torch_kinit.layers.entries import Entry, InitializerOf, Twins
+from torch_kinit.layers.feedforward import normalization
+from torch_kinit.layers.recurrent import GRU, LSTM, SIMPLE_RNN
+from torch_kinit.layers.variable import Layout, Options, Variable
+
+
+class Row(NamedTuple):
+    """What is known of a torch class.
+
+    Args:
+        variables: its variables, the main weight first, or a function from a module to them; None if it has none.
+        twins: from a module to the saved entries of the Keras layers that it stands for; None if Keras has none.
+    """
+
+    variables: Layout | tuple[Variable, ...] | None
+    twins: Twins | None = None
+
+
+_ROWS: dict[type[nn.Module], Row] = {
+    nn.Linear: Row(feedforward.KERNEL_AND_BIAS, feedforward.dense),
+    nn.Bilinear: Row(feedforward.bilinear_variables),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Row(feedforward.conv_variables, feedforward.conv)),
+    **dict.fromkeys(
+        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        Row(feedforward.KERNEL_AND_BIAS, feedforward.conv_transpose),
+    ),
+    **dict.fromkeys((nn.Embedding, nn.EmbeddingBag), Row(feedforward.embedding_variables, feedforward.embedding)),
+    nn.RNN: Row(SIMPLE_RNN.layer_variables, SIMPLE_RNN.layer_twins),
+    nn.LSTM: Row(LSTM.layer_variables, LSTM.layer_twins),
+    nn.GRU: Row(GRU.layer_variables, GRU.layer_twins),
+    nn.RNNCell: Row(SIMPLE_RNN.cell_variables, SIMPLE_RNN.cell_twin),
+    nn.LSTMCell: Row(LSTM.cell_variables, LSTM.cell_twin),
+    nn.GRUCell: Row(GRU.cell_variables, GRU.cell_twin),
+    nn.MultiheadAttention: Row(feedforward.attention_variables, feedforward.attention),
+    **dict.fromkeys(
+        (
+            *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+            *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+        ),
+        Row(feedforward.GAMMA_BETA_AND_STATISTICS, normalization("BatchNormalization", sizes="num_features")),
+    ),
+    nn.GroupNorm: Row(feedforward.GAMMA_AND_BETA, normalization("GroupNormalization", sizes="num_channels")),
+    nn.LayerNorm: Row(feedforward.GAMMA_AND_BETA, normalization("LayerNormalization", sizes="normalized_shape")),
+    nn.RMSNorm: Row(feedforward.GAMMA, normalization("RMSNormalization", sizes="normalized_shape")),
+    nn.PReLU: Row(feedforward.ALPHA, feedforward.prelu),
+    **dict.fromkeys(
+        (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+        Row(None, feedforward.dropout),
+    ),
+}
+
+
+def _rows_of(module: nn.Module) -> Iterable[Row]:
+    """The rows of a module's class and its bases, the nearest first."""
+    return (_ROWS[cls] for cls in type(module).__mro__ if cls in _ROWS)
+
+
+def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
+    """The variables of `module` itself, children aside (except a child that Keras sees as part of the layer)."""
+    variables = next((row.variables for row in _rows_of(module) if row.variables), ())
+    return variables(module, options) if callable(variables) else variables
+
+
+def twins_of(path: str, module: nn.Module, options: Options, initializer_of: InitializerOf) -> list[Entry]:
+    """The entries that the Keras layers that `module` stands for would have in a saved model; none if Keras has none.
+
+    A recurrent module of several layers stands for as many.
+    """
+    twins = next((row.twins for row in _rows_of(module) if row.twins), None)
+    made = twins(module, options, initializer_of) if twins else []
+    return [{**entry, "config": {"name": path, **entry["config"]}} for entry in made]
+
+
+def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) -> None:
+    """Tell how modules of `cls` and its subclasses store their variables.
+
+    Args:
+        cls: a module class; registering it again replaces its layout, also a built-in one.
+        layout: a function from a module to its `Variable`s, the main weight first. Those whose attribute is None
+            (a layer without bias) are passed over.
+
+    Raises:
+        TypeError: `cls` is not a module class, or `layout` is not callable.
+
+    Example: GPT-2's Conv1D keeps its weight as (in, out), which is Keras' layout.
+        >>> import torch
+        >>> class Conv1D(nn.Module):
+        ...     def __init__(self, out_features, in_features):
+        ...         super().__init__()
+        ...         self.weight = nn.Parameter(torch.empty(in_features, out_features))
+        ...         self.bias = nn.Parameter(torch.empty(out_features))
+        >>> register_layout(Conv1D, lambda m: [Variable("kernel", "weight", "keras"), Variable("bias", "bias")])
+        >>> import torch_kinit as kinit
+        >>> kinit.plan(Conv1D(6, 2))["weight"].fans
+        (2, 6)
+    """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {cls!r}.")
+    if not callable(layout):
+        raise TypeError(f"`layout` must be a function from a module to its variables, got {layout!r}.")
+
+    def checked(module: Any, options: Options) -> Sequence[Variable]:
+        found = layout(module)
+        variables = tuple(found) if isinstance(found, Iterable) else ()
+        if not isinstance(found, Iterable) or any(not isinstance(variable, Variable) for variable in variables):
+            raise TypeError(f"The layout registered for {cls.__name__} must give a list of Variables, got {found!r}.")
+        return variables
+
+    _ROWS[cls] = Row(checked, _ROWS[cls].twins if cls in _ROWS else None)

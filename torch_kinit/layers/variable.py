@@ -1,0 +1,118 @@
+"""`Variable`, how a torch module stores one variable of Keras'; and `Options`, where Keras has had two conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_kinit import checks
+from torch_kinit.initializers.axes import LAYOUTS, keras_view, resolve_fans
+
+CONVENTIONS = ("keras-3.15", "keras-3.14")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read a layer where Keras has had more than one convention; checked when it is made.
+
+    Args:
+        convention: the version of Keras whose attention fans are meant, one of `CONVENTIONS`.
+        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv.
+
+    Raises:
+        ValueError, TypeError: an unknown convention; a `depthwise` that is neither True nor False.
+    """
+
+    convention: str = "keras-3.15"
+    depthwise: bool = True
+
+    def __post_init__(self) -> None:
+        checks.choice("convention", self.convention, CONVENTIONS)
+        checks.boolean("depthwise", self.depthwise)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One tensor of a torch module, as the variable that Keras makes of it.
+
+    Args:
+        role: what Keras calls it: kernel, recurrent_kernel, depthwise_kernel, embeddings, bias, gamma, beta, alpha,
+            moving_mean, moving_variance; or a name of your own, then give `default` too.
+        tensor: the attribute that holds it, "weight", or a path such as "out_proj.weight".
+        layout: how its axes are ordered, "torch" (out, in, *spatial) or "keras" (*spatial, in, out); or a function
+            from the tensor to a *view* of it in Keras' layout.
+        fans: Keras' (fan_in, fan_out) where they are not those of the Keras-layout shape.
+        blocks: how many equal blocks along the tensor's first axis are each a variable of their own.
+        swapped: whether the first two of three blocks along the first axis stand in the other order in Keras.
+        default: the Keras initializer, by name; None for the role's usual one in `KERAS_DEFAULTS`.
+        zero_row: the index of a row that stays zero whatever the initializer.
+        row: (index, rows) where this tensor is one of so many rows of one variable of Keras'.
+
+    Example:
+        >>> Variable("kernel", "weight").views(torch.empty(8, 4, 3, 5))[0].shape
+        torch.Size([3, 5, 4, 8])
+    """
+
+    role: str
+    tensor: str
+    layout: str | Callable[[Tensor], Tensor] = "torch"
+    fans: tuple[int, int] | None = None
+    blocks: int = 1
+    swapped: bool = False
+    default: str | None = None
+    zero_row: int | None = field(default=None, kw_only=True)
+    row: tuple[int, int] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not callable(self.layout):
+            checks.choice("layout", self.layout, LAYOUTS)
+        if self.fans is not None:
+            object.__setattr__(self, "fans", resolve_fans(self.fans, ()))
+        if self.blocks < 1:
+            raise ValueError(f"`blocks` must be 1 or more, got {self.blocks!r}.")
+
+    def views(self, tensor: Tensor) -> list[Tensor]:
+        """Views of `tensor` in Keras' layout, one a block."""
+        parts_wanted = 3 if self.swapped else self.blocks
+        if parts_wanted > 1 and (tensor.ndim == 0 or tensor.shape[0] % parts_wanted):
+            raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no {parts_wanted} equal blocks.")
+        parts = [tensor] if self.blocks == 1 else list(tensor.chunk(self.blocks))
+        if self.zero_row is not None and not -len(tensor) <= self.zero_row < len(tensor):
+            raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no row {self.zero_row}.")
+        layout = self.layout
+        if callable(layout):
+            return [layout(part) for part in parts]
+        return [keras_view(part, layout) for part in parts]
+
+    def blocks_of(self, tensor: Tensor) -> list[Tensor]:
+        """Keras' variables, one a block, with swapped blocks where Keras has them; views of `tensor` or of a copy."""
+        if self.swapped:
+            tensor = tensor.clone()
+            _swap(tensor, tensor.shape[0] // 3)
+        return self.views(tensor)
+
+    def fill(self, tensor: Tensor, initializer: Callable[[Tensor], object]) -> None:
+        """Run `initializer` on each Keras view of `tensor`, then put swapped blocks where torch has them."""
+        for view in self.views(tensor):
+            initializer(view)
+        if self.swapped:
+            with torch.no_grad():
+                _swap(tensor, tensor.shape[0] // 3)
+
+
+def _swap(tensor: Tensor, rows: int) -> None:
+    """Exchange the first `rows` rows of `tensor` with the next, 64 KiB of float32 or one row at a time."""
+    step = max(1, (1 << 14) // max(1, tensor[0].numel())) if rows else 1
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        first, second = tensor[start:stop], tensor[rows + start : rows + stop]
+        kept = first.clone()
+        first.copy_(second)
+        second.copy_(kept)
+
+
+Layout = Callable[[Any, Options], Sequence[Variable]]  # from a module to its variables, the main weight first

@@ -1,0 +1,461 @@
+"""Laws as data: the distributions that initializers draw from, with their moments, support, density and CDF."""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from torch_kinit import checks
+
+Values = TypeVar("Values", float, Tensor)
+
+# What a draw can reach, in standard deviations: 5.8 to 6.7 in float32, 8.6 in float64.
+_REACH = 9.0
+
+
+class Law(ABC):
+    """A distribution of real numbers: frozen, comparable, and written to JSON by its name and arguments.
+
+    `mean` and `std` are those of its values. `pdf` and `cdf` take a number or a tensor of any floating dtype and
+    device, and give the same.
+    """
+
+    drawn: ClassVar[bool] = True  # whether a source can draw it, each value by itself
+
+    if TYPE_CHECKING:  # not at run time, where Normal has fields of these names
+
+        @property
+        def mean(self) -> float:
+            """The mean of the values."""
+
+        @property
+        def std(self) -> float:
+            """The standard deviation of the values."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value that is possible, or infinity."""
+
+    def support(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The least and the greatest value that a tensor of `dtype` can get.
+
+        Raises:
+            ValueError: the law does not fit in `dtype`.
+        """
+        return representable(*self.bounds, dtype)
+
+    def pdf(self, x: Values) -> Values:
+        """The density at `x`; infinite at the value of a law that has one only."""
+        return self._of(self._pdf, x)
+
+    def cdf(self, x: Values) -> Values:
+        """The probability of a value of at most `x`."""
+        return self._of(self._cdf, x)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The law as JSON has it; `law_from_dict` reads it."""
+        arguments = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return {"law": type(self).__name__, "arguments": [x if math.isfinite(x) else str(x) for x in arguments]}
+
+    def _of(self, function: Callable[[Tensor], Tensor], x: Values) -> Values:
+        if isinstance(x, Tensor):
+            return function(x)
+        return float(function(torch.tensor(float(x), dtype=torch.float64, device="cpu")))
+
+    def _pdf(self, x: Tensor) -> Tensor:
+        return torch.where(x == self.mean, math.inf, 0.0).to(x.dtype)
+
+    def _cdf(self, x: Tensor) -> Tensor:
+        return (x >= self.mean).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Constant(Law):
+    """One number.
+
+    Args:
+        value: a finite number.
+
+    Example:
+        >>> Constant(0.5).mean, Constant(0.5).std, Constant(0.5).cdf(0.4)
+        (0.5, 0.0, 0.0)
+    """
+
+    value: float
+    drawn: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", checks.number("value", self.value))
+
+    @property
+    def mean(self) -> float:
+        return self.value
+
+    @property
+    def std(self) -> float:
+        return 0.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.value, self.value
+
+    def support(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The number as `dtype` rounds it, twice."""
+        if abs(self.value) > torch.finfo(dtype).max:
+            raise ValueError(f"`value` {self.value!r} does not fit in {dtype}.")
+        value = float(torch.tensor(self.value, dtype=torch.float64, device="cpu").to(dtype))
+        return value, value
+
+
+@dataclass(frozen=True)
+class Uniform(Law):
+    """The uniform law U[low, high].
+
+    Args:
+        low: the least value.
+        high: the greatest value, more than `low`.
+
+    Example:
+        >>> law = Uniform(-1.0, 1.0)
+        >>> law.mean, law.cdf(0.5), law.pdf(torch.tensor([0.0, 2.0]))
+        (0.0, 0.75, tensor([0.5000, 0.0000]))
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        low, high = checks.interval("low", self.low, "high", self.high)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @property
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
+    @property
+    def std(self) -> float:
+        return (self.high - self.low) / math.sqrt(12)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def _pdf(self, x: Tensor) -> Tensor:
+        return torch.where((x >= self.low) & (x <= self.high), 1 / (self.high - self.low), 0.0).to(x.dtype)
+
+    def _cdf(self, x: Tensor) -> Tensor:
+        return ((x - self.low) / (self.high - self.low)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Normal(Law):
+    """The normal law N(mean, std**2).
+
+    Args:
+        mean: the mean, finite.
+        std: the standard deviation, 0 or more.
+
+    Example:
+        >>> Normal(1.0, 2.0).cdf(1.0)
+        0.5
+    """
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", checks.number("mean", self.mean))
+        object.__setattr__(self, "std", checks.spread("std", self.std))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        reach = math.inf if self.std else 0.0
+        return self.mean - reach, self.mean + reach
+
+    def support(self, dtype: torch.dtype) -> tuple[float, float]:
+        """All finite numbers of `dtype`."""
+        return _normal_support(self.mean, self.std, -math.inf, math.inf, dtype)
+
+    def _pdf(self, x: Tensor) -> Tensor:
+        if self.std == 0:
+            return super()._pdf(x)
+        z = (x - self.mean) / self.std
+        return torch.exp(-z * z / 2) / (self.std * math.sqrt(2 * math.pi))
+
+    def _cdf(self, x: Tensor) -> Tensor:
+        if self.std == 0:
+            return super()._cdf(x)
+        share: Tensor = torch.special.erfc((x - self.mean) / (-self.std * math.sqrt(2)))
+        return share / 2
+
+
+@dataclass(frozen=True, init=False)
+class TruncatedNormal(Law):
+    """N(loc, scale**2) given that the value lies from `loc + lower * scale` to `loc + upper * scale`.
+
+    The arguments are those of `trunc_normal_`: the mean and standard deviation *before* truncation, kept as `loc` and
+    `scale`. The attributes `mean` and `std` are those of the values, after truncation.
+
+    Args:
+        mean: the mean before truncation.
+        std: the standard deviation before truncation, 0 or more.
+        lower: the lower bound in standard deviations from the mean; -inf for none.
+        upper: the upper bound likewise, more than `lower`.
+
+    Example:
+        >>> law = TruncatedNormal(0.0, 1.0, -2.0, 2.0)
+        >>> round(law.std, 6), law.bounds, law.cdf(2.0)
+        (0.879626, (-2.0, 2.0), 1.0)
+    """
+
+    loc: float
+    scale: float
+    lower: float
+    upper: float
+
+    def __init__(self, mean: float, std: float, lower: float = -2.0, upper: float = 2.0) -> None:
+        object.__setattr__(self, "loc", checks.number("mean", mean))
+        object.__setattr__(self, "scale", checks.spread("std", std))
+        lower, upper = checks.interval("lower", lower, "upper", upper, infinite=True)
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+
+    def __repr__(self) -> str:
+        return f"TruncatedNormal(mean={self.loc!r}, std={self.scale!r}, lower={self.lower!r}, upper={self.upper!r})"
+
+    @property
+    def mean(self) -> float:
+        return self.loc + self.scale * _standard_moments(self.lower, self.upper)[0]
+
+    @property
+    def std(self) -> float:
+        return self.scale * _standard_moments(self.lower, self.upper)[1]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        if self.scale == 0:
+            return self.loc, self.loc
+        return self.loc + self.scale * self.lower, self.loc + self.scale * self.upper
+
+    def support(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The least and the greatest value that a tensor of `dtype` can get; an error if the law does not fit."""
+        if self.scale == 0:
+            return _normal_support(self.loc, 0.0, -math.inf, math.inf, dtype)
+        return _normal_support(self.loc, self.scale, self.lower, self.upper, dtype)
+
+    def _pdf(self, x: Tensor) -> Tensor:
+        if self.scale == 0:
+            return super()._pdf(x)
+        z, near, far = self._upper_tail(x)
+        if near > 0:  # the hazard at the nearer bound, times what the density falls by from there
+            peak = 1 / (mills_ratio(near) * (1 - _survival_ratio(near, far)))
+            density = torch.exp((z - near) * (z + near) / -2) * (peak / self.scale)
+        else:
+            peak = 1 / (math.sqrt(2 * math.pi) * (_ndtr(far) - _ndtr(near)))
+            density = torch.exp(z * z / -2) * (peak / self.scale)
+        return torch.where((z >= near) & (z <= far), density, 0.0).to(x.dtype)
+
+    def _cdf(self, x: Tensor) -> Tensor:
+        if self.scale == 0:
+            return super()._cdf(x)
+        z, near, far = self._upper_tail(x)
+        z = z.clamp(near, far)
+        if near > 0:  # of survival probabilities, which are small; their ratio is not
+            fall = torch.exp((z - near) * (z + near) / -2)
+            ratio = fall * torch.special.erfcx(z * math.sqrt(0.5)) * (math.sqrt(math.pi / 2) / mills_ratio(near))
+            share = (1 - ratio) / (1 - _survival_ratio(near, far))
+        else:
+            low, high = _ndtr(near), _ndtr(far)
+            share = (torch.special.erfc(z * -math.sqrt(0.5)) / 2 - low) / (high - low)
+        share = share.clamp(0, 1)
+        return share if self._is_upper else 1 - share
+
+    @property
+    def _is_upper(self) -> bool:
+        return self.lower + self.upper >= 0
+
+    def _upper_tail(self, x: Tensor) -> tuple[Tensor, float, float]:
+        """`x` and the bounds in standard deviations, mirrored so that the bound nearer to the mean is the lower one."""
+        z = (x - self.loc) / self.scale
+        return (z, self.lower, self.upper) if self._is_upper else (-z, -self.upper, -self.lower)
+
+
+@dataclass(frozen=True)
+class OrthogonalEntries(Law):
+    """The entries of a (semi-)orthogonal matrix, uniform among all such, times `gain`; `longer` is its longer side.
+
+    The square of an entry over the gain has the Beta(1/2, (longer - 1) / 2) law; the entries depend on each other.
+    """
+
+    gain: float
+    longer: int
+    drawn: ClassVar[bool] = False
+
+    @property
+    def mean(self) -> float:
+        return 0.0
+
+    @property
+    def std(self) -> float:
+        return abs(self.gain) / math.sqrt(self.longer)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return -abs(self.gain), abs(self.gain)
+
+    def _pdf(self, x: Tensor) -> Tensor:
+        n, gain = self.longer, abs(self.gain)
+        if n < 2 or gain == 0:
+            raise ValueError("An orthogonal matrix of one entry, or of gain 0, has no density.")
+        scale = math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2)) / (math.sqrt(math.pi) * gain)
+        return torch.where(x.abs() <= gain, (1 - (x / gain) ** 2).clamp(min=0) ** ((n - 3) / 2) * scale, 0.0)
+
+    def _cdf(self, x: Tensor) -> Tensor:
+        """By Simpson's rule in the angle t with entry = gain * sin(t), whose density is cos(t)**(longer - 2)."""
+        if self.longer < 2 or self.gain == 0:
+            half = 0.5 * (x >= -abs(self.gain)) + 0.5 * (x >= abs(self.gain))
+            return half.to(x.dtype)
+        power = self.longer - 2
+        scale = math.exp(math.lgamma(self.longer / 2) - math.lgamma((self.longer - 1) / 2)) / math.sqrt(math.pi)
+        widest = min(math.pi / 2, 12 / math.sqrt(self.longer))  # beyond which no probability is left
+        angle = torch.asin((x / abs(self.gain)).clamp(-1, 1)).clamp(-widest, widest)
+        total = torch.zeros_like(angle)
+        for i in range(_NODES + 1):
+            weight = 1 if i in (0, _NODES) else 4 if i % 2 else 2
+            total += weight * torch.cos(angle * (i / _NODES)) ** power
+        return (0.5 + scale * total * angle / (3 * _NODES)).clamp(0, 1)
+
+
+_NODES = 256  # an even number; enough for the 1e-7 that float32 can tell
+
+
+@dataclass(frozen=True)
+class Entries(Law):
+    """The values of a tensor that has no chance in it, such as an identity: their mean, std, least and greatest."""
+
+    of_mean: float
+    of_std: float
+    least: float
+    greatest: float
+    drawn: ClassVar[bool] = False
+
+    @property
+    def mean(self) -> float:
+        return self.of_mean
+
+    @property
+    def std(self) -> float:
+        return self.of_std
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.least, self.greatest
+
+    def _pdf(self, x: Tensor) -> Tensor:
+        raise ValueError("The values of this tensor are given one by one; they have no density.")
+
+    _cdf = _pdf
+
+
+_BY_NAME: dict[str, Callable[..., Law]] = {
+    cls.__name__: cls for cls in (Constant, Uniform, Normal, TruncatedNormal, OrthogonalEntries, Entries)
+}
+
+
+def law_from_dict(data: Any) -> Law:
+    """The law that `to_dict` wrote."""
+    return _BY_NAME[data["law"]](*(float(x) if isinstance(x, str) else x for x in data["arguments"]))
+
+
+def _ndtr(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _survival_ratio(near: float, far: float) -> float:
+    """P(Z > far) / P(Z > near) of a standard normal, for 0 < near <= far."""
+    if far == math.inf:
+        return 0.0
+    return math.exp((far - near) * (far + near) / -2) * mills_ratio(far) / mills_ratio(near)
+
+
+def mills_ratio(x: float) -> float:
+    """(1 - cdf(x)) / pdf(x) of N(0, 1), for x > 0."""
+    if x < 15:
+        return math.sqrt(math.pi / 2) * math.exp(x * x / 2) * math.erfc(x / math.sqrt(2))
+    # Its asymptotic series 1/x - 1/x**3 + 3/x**5 - 15/x**7 ...; exp(x*x/2) overflows from 38 on.
+    term = total = 1 / x
+    for k in range(1, 12):
+        term *= -(2 * k - 1) / (x * x)
+        total += term
+    return total
+
+
+# Tanh-sinh quadrature: nodes in (-1, 1) and their weights.
+_QUADRATURE = [
+    (math.tanh(math.pi / 2 * math.sinh(k / 32)), math.cosh(k / 32) / math.cosh(math.pi / 2 * math.sinh(k / 32)) ** 2)
+    for k in range(-112, 113)
+]
+
+
+@functools.lru_cache(64)
+def _standard_moments(lower: float, upper: float) -> tuple[float, float]:
+    """Mean and std of a truncated standard normal.
+
+    By quadrature in the distance from the bound nearer to zero, in which nothing underflows or cancels.
+    """
+    sign = 1.0
+    if lower + upper < 0:
+        lower, upper, sign = -upper, -lower, -1.0
+    origin = max(lower, 0.0)
+    first = max(lower, -math.sqrt(80)) - origin
+    last = min(upper - origin, 80 / (origin + math.sqrt(origin * origin + 80)))  # e**-40 of the density at the origin
+    half, middle = (last - first) / 2, (first + last) / 2
+    values = [(middle + half * x, w) for x, w in _QUADRATURE]
+    weighted = [(d, w * math.exp(-d * (origin + d / 2))) for d, w in values]
+    total = math.fsum(w for _, w in weighted)
+    m = math.fsum(d * w for d, w in weighted) / total
+    variance = math.fsum((d - m) ** 2 * w for d, w in weighted) / total
+    return sign * (origin + m), math.sqrt(variance)
+
+
+def _normal_support(mean: float, std: float, lower: float, upper: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The least and greatest value of `dtype` inside the bounds; an error if the law does not fit in `dtype`."""
+    largest = torch.finfo(dtype).max
+    least = mean + std * max(lower, min(upper, 0.0) - _REACH)
+    most = mean + std * min(upper, max(lower, 0.0) + _REACH)
+    if max(-least, most) > largest:
+        raise ValueError(
+            f"`mean`={mean!r} and `std`={std!r} give values up to {max(-least, most):.3g}, "
+            f"which {dtype} cannot hold (its largest is {largest:.3g})."
+        )
+    if lower == -math.inf and upper == math.inf:
+        return -largest, largest
+    return representable(max(mean + std * lower, -largest), min(mean + std * upper, largest), dtype)
+
+
+def representable(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The least value of `dtype` that is >= low and the greatest that is <= high."""
+    info = torch.finfo(dtype)
+    if max(-low, high) > info.max:
+        raise ValueError(f"{dtype} cannot hold values from {low!r} to {high!r} (its largest is {info.max:.3g}).")
+    first = _round(low, info, math.ceil)
+    last = _round(high, info, math.floor)
+    if first > last:
+        raise ValueError(f"{dtype} has no value between {low!r} and {high!r}.")
+    return first, last
+
+
+def _round(value: float, info: torch.finfo, direction: Callable[[float], int]) -> float:
+    """`value` moved up (ceil) or down (floor) to a multiple of the spacing that `info`'s dtype has there."""
+    exponent = max(math.frexp(value)[1], math.frexp(info.smallest_normal)[1]) - 1
+    spacing = math.ldexp(info.eps, exponent)
+    return value if spacing == 0 else direction(value / spacing) * spacing

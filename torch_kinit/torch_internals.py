@@ -1,0 +1,151 @@
+"""The only place that uses private names of torch: each beside the public way that stands in where it is missing.
+
+All are looked up when they are used, so that a torch without one of them imports this package, and draws, all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# The private names, and what happens without them.
+PRIVATE_NAMES = {
+    "torch.utils._python_dispatch._get_current_dispatch_mode": "draws are eager, also inside compiled()",
+    "torch._C._functorch.peek_interpreter_stack": "draws are eager, also inside compiled()",
+    "torch._dynamo.mark_dynamic": "draws are eager, also inside compiled()",
+    "torch._inductor.list_options": "compiled() compiles on the CPU alone, without options",
+    "torch.nn.RNNBase._init_flat_weights": "each weight is set on the module again, which tells it",
+    "torch.nn.Module._apply": "FSDP2 notes new storage at the next forward",
+    "torch.utils.swap_tensors": "materialize puts new tensors in the place of the old ones",
+    "torch.Tensor._base": "whether a layout gives views is not checked",
+}
+
+
+def _find(name: str) -> Any:
+    """What a dotted private name stands for; None if this torch lacks it."""
+    found: Any = torch
+    for part in name.split(".")[1:]:
+        found = getattr(found, part, None)
+    return found
+
+
+def is_intercepted() -> bool:
+    """Whether a mode or a transform (FakeTensorMode, vmap) may stand between operations and the memory of tensors."""
+    mode = _find("torch.utils._python_dispatch._get_current_dispatch_mode")
+    stack = _find("torch._C._functorch.peek_interpreter_stack")
+    return mode is None or stack is None or mode() is not None or stack() is not None
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch.compile can be told all that a kernel of the same bits takes on this type of device."""
+    return _find("torch._dynamo.mark_dynamic") is not None and (
+        device == "cpu" or _find("torch._inductor.list_options") is not None
+    )
+
+
+def mark_dynamic(tensor: Tensor) -> None:
+    """Let torch.compile take the length of `tensor` for one that changes."""
+    _find("torch._dynamo.mark_dynamic")(tensor, 0)
+
+
+def known_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of Inductor's options that this torch has."""
+    listing = _find("torch._inductor.list_options")
+    known = listing() if listing else ()
+    return {name: value for name, value in options.items() if name in known}
+
+
+def split_factor(placement: Any) -> int | None:
+    """How many pieces FSDP2's strided Shard cuts; None for any other placement, and where torch does not say."""
+    # By name: that torch's _StridedShard is a Shard was so in 2.8 and is not in 2.13.
+    strided = type(placement).__name__ == "_StridedShard"
+    return getattr(placement, "split_factor", None) if strided else None
+
+
+def is_base_of(tensor: Tensor, view: Tensor) -> bool:
+    """Whether `view` is a view of `tensor`, or the tensor itself."""
+    return view is tensor or getattr(view, "_base", tensor) is tensor
+
+
+def swap(tensor: Tensor, new: Tensor) -> bool:
+    """Exchange the insides of two tensors; False where torch cannot."""
+    exchange = _find("torch.utils.swap_tensors")
+    if exchange is None:
+        return False
+    try:
+        exchange(tensor, new)
+    except RuntimeError:  # as for a tensor to which there are weak references
+        return False
+    return True
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The parameters that a module holds itself, None for one that it goes without; not to be changed."""
+    own = getattr(module, "_parameters", None)
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False)) if own is None else own
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """The buffers that a module holds itself, None for one that it goes without; not to be changed."""
+    own = getattr(module, "_buffers", None)
+    return dict(module.named_buffers(recurse=False, remove_duplicate=False)) if own is None else own
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that a module holds itself."""
+    own: Any = getattr(module, "_parameters", None), getattr(module, "_buffers", None)
+    if None in own:
+        return {
+            **dict(module.named_parameters(recurse=False, remove_duplicate=False)),
+            **dict(module.named_buffers(recurse=False, remove_duplicate=False)),
+        }
+    return {name: tensor for each in own for name, tensor in each.items() if tensor is not None}
+
+
+@contextlib.contextmanager
+def flat_weights_renewed(module: nn.Module) -> Iterator[None]:
+    """Let a recurrent module, which keeps weak references to its weights, make them anew afterwards."""
+    if not isinstance(module, nn.RNNBase):
+        yield
+        return
+    renew = getattr(module, "_init_flat_weights", None)
+    if renew is not None:
+        module._flat_weight_refs = []
+    yield
+    if renew is not None:
+        renew()
+    else:
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, parameter)
+
+
+def tell_fsdp2(module: nn.Module) -> None:
+    """Let FSDP2 look again at the tensors that a module shards, as after `to`: it pads them and keeps views of them."""
+    apply = getattr(module, "_apply", None)
+    if apply is not None:
+        with contextlib.suppress(RuntimeError):  # of what cannot be exchanged; before a forward it looks anyway
+            apply(lambda tensor: tensor, recurse=False)
+
+
+def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
+    """The hooks that the old torch.nn.utils.weight_norm and spectral_norm leave."""
+    found: dict[int, Any] = getattr(module, "_forward_pre_hooks", {})
+    return found
+
+
+# What torch.compile, activation checkpointing and FSDP1 put into the names of modules.
+WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"))
+
+
+def is_flattened_by_fsdp1(parameter: object) -> bool:
+    """Whether FSDP1 holds a parameter as a slice of a flat one."""
+    return bool(getattr(parameter, "_fsdp_flattened", False))
+
+
+def summons_full_params(wrapper: nn.Module) -> bool:
+    """Whether an FSDP1 wrapper is inside summon_full_params."""
+    return getattr(getattr(wrapper, "training_state", None), "name", "") == "SUMMON_FULL_PARAMS"

@@ -25,7 +25,8 @@ from torch_kinit.keras.port import rules_from_keras
 from torch_kinit.keras.replay import replay_keras
 from torch_kinit.keras.twin import Twin, twin
 from torch_kinit.keras.weights import from_keras, to_keras
-from torch_kinit.layers.layouts import Variable, register_layout
+from torch_kinit.layers.table import register_layout
+from torch_kinit.layers.variable import Variable
 from torch_kinit.model.apply import apply, plan
 from torch_kinit.model.fsdp1 import param_init_fn
 from torch_kinit.model.materialize import materialize

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
-from tests.support.kernels import CHUNK, INF, KEY, LAWS, LEAST, check_same, compilable, drawn, every_law
+from tests.support.kernels import CHUNK, KEY, LAWS, LEAST, check_same, compilable, drawn, every_law
 from torch_kinit import compiled
 from torch_kinit.numerics import threefry
 from torch_kinit.streams import compiled as kernels
-from torch_kinit.streams import inverse
+from torch_kinit.streams.inverse import inverse_cdf
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Skipping serialization of skipfiles_inline_module_allowlist"  # torch 2.6
@@ -80,7 +80,7 @@ def test_any_strides(view, device):
 @pytest.mark.parametrize("stride", [1, 3, 4001], ids=lambda s: f"stride {s}")
 def test_indices_past_32_bits(start, stride, device):
     """A shard of a tensor of any size: both words of the index count, with the carry from one to the other."""
-    law = inverse.uniform(0.0, 1.0, torch.float32)
+    law = inverse_cdf(kinit.Uniform(0.0, 1.0), torch.float32)
     index = torch.empty(0, device="meta").as_strided((700, 200), (stride * 200, stride), start)
     index = index if stride > 1 else index.reshape(700, 200)
     ours = torch.empty(700, 200, device=device)
@@ -95,7 +95,7 @@ def test_indices_past_32_bits(start, stride, device):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_part_of_a_tensor(axis, device):
     """A part, of which views of the whole's indices tell the place, has the values of the whole."""
-    law = inverse.trunc_normal(0.0, 0.05, -INF, INF, torch.float32)
+    law = inverse_cdf(kinit.Normal(0.0, 0.05), torch.float32)
     index = torch.empty(600, 500, device="meta").chunk(2, axis)[1]
     part = torch.empty(index.shape, device=device)
     with compiled():
@@ -114,7 +114,7 @@ def test_a_dtensor(device, tmp_path, monkeypatch):
     try:
         placed = DTensor.from_local(torch.empty(600, 500), init_device_mesh("cpu", (1,)), [Shard(1)])
         eager = drawn(kinit.random_normal_, 600, 500)
-        monkeypatch.setattr("torch_kinit.streams.key._Room", None)
+        monkeypatch.setattr("torch_kinit.streams.key._Buffers", None)
         with compiled():
             check_same(kinit.random_normal_(placed, generator=KEY).to_local(), eager)
     finally:

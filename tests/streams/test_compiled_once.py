@@ -65,15 +65,19 @@ def test_three_kernels_serve_all_laws(device):
 def test_it_is_a_context_of_its_thread_and_a_decorator(device):
     """Other threads draw eagerly meanwhile, and a decorated function's draws are compiled."""
     asked = []
+
+    def ask():
+        asked.append(kernels._session.get() is not None)
+
     with compiled():
         with compiled():
             pass
-        thread = threading.Thread(target=lambda: asked.append(kernels._wanted.get()))
+        thread = threading.Thread(target=ask)
         thread.start()
         thread.join()
-        asked.append(kernels._wanted.get())
-    asked.append(kernels._wanted.get())
-    asked.append(compiled()(kernels._wanted.get)())
+        ask()
+    ask()
+    compiled()(ask)()
     assert asked == [False, True, False, True]
 
 
@@ -121,7 +125,6 @@ def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(kernels, "_broken", set())
     kernels._kernel.cache_clear()
     eager = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
     with compiled(), pytest.warns(UserWarning, match=r"torch\.compile failed on cpu .*eager") as warned:

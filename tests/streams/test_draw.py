@@ -160,7 +160,7 @@ def test_every_value_of_a_view_is_drawn_and_none_beside_it(draw, make, dtype, de
     """Strided views are filled whole, piece by piece too, and what lies between their values stays."""
     for piece in (1 << 30, 100):  # in one piece, and in many
         for name in ("_CACHE_CHUNK", "_SCRATCH_CHUNK", "_TAIL_CHUNK"):
-            monkeypatch.setattr(kinit.streams.draw, name, piece)
+            monkeypatch.setattr(kinit.streams.generator, name, piece)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         view = make(device).to(dtype)
         whole = torch.zeros(view.untyped_storage().nbytes() // view.element_size(), dtype=dtype, device=device)

@@ -12,10 +12,11 @@ import torch
 
 from tests.support.backends import Backend, backend, same_bits
 from tests.support.memory import PeakMemory
+from torch_kinit import Normal, TruncatedNormal, Uniform
 from torch_kinit.numerics import fma, threefry
 from torch_kinit.streams import keras_jax
 
-LAWS = {"uniform": keras_jax.uniform, "normal": keras_jax.normal, "truncated_normal": keras_jax.truncated_normal}
+LAWS = {"uniform": Uniform, "normal": Normal, "truncated_normal": TruncatedNormal}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SEEDS = [0, 1, 12345, 2**31, 2**32 - 1]
 # Bounds of a uniform law; mean and std of a normal one.
@@ -83,7 +84,7 @@ def theirs(law, key, count, numbers, dtype):
 
 def ours(law, key, start, count, numbers, dtype=torch.float32):
     out = torch.full((count,), torch.nan, dtype=dtype)
-    LAWS[law](out, key, start, *numbers)
+    keras_jax.draw(out, key, start, LAWS[law](*numbers))
     return out
 
 
@@ -212,5 +213,5 @@ def test_memory_beside_the_tensor(dtype):
     for law in LAWS.values():
         out = torch.empty(1 << 18, dtype=dtype)
         with PeakMemory(out) as memory:
-            law(out, (3, 0), 0, 0.0, 1.0)
+            keras_jax.draw(out, (3, 0), 0, law(0.0, 1.0))
         assert memory.peak < 16 << 20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import torch_kinit as kinit
 from tests.support.backends import NAMES, Backend, backend, same_bits
 from torch_kinit import KerasSeed
-from torch_kinit.streams.stream import CHUNK
+from torch_kinit.streams.pieces import CHUNK
 
 INITIALIZER = "getattr(keras.initializers, law)(**config, seed=seed)(shape, dtype=dtype)"
 ON_ONE_THREAD = f"""

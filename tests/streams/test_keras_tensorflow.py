@@ -11,14 +11,11 @@ import torch
 
 from tests.support.backends import backend, same_bits
 from tests.support.memory import PeakMemory
+from torch_kinit import KerasSeed, Normal, TruncatedNormal, Uniform
 from torch_kinit.streams import keras_tensorflow
-from torch_kinit.streams.stream import CHUNK, fill
+from torch_kinit.streams.pieces import CHUNK
 
-LAWS = {
-    "uniform": keras_tensorflow.uniform,
-    "normal": keras_tensorflow.normal,
-    "truncated_normal": keras_tensorflow.truncated_normal,
-}
+LAWS = {"uniform": Uniform, "normal": Normal, "truncated_normal": TruncatedNormal}
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -40,6 +37,12 @@ PARAMETERS = {
     "no spread": (0.25, 0.0),
     "narrow": (1.0, 1.0009765625),
 }
+LAWS_OF_PARAMETERS = {
+    f"{name}, {law}": (law, (a, b))
+    for name, (a, b) in PARAMETERS.items()
+    for law in LAWS
+    if law != "uniform" or a < b
+}
 KERAS = "import keras; result = getattr(keras.random, law)(shape, a, b, dtype=dtype, seed=seed)"
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="TensorFlow's C library is not glibc.")
@@ -47,7 +50,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Tenso
 
 def drawn(law, dtype, count, seed, a, b, start=0):
     out = torch.full((count,), torch.nan, dtype=DTYPES[dtype])
-    LAWS[law](out, seed, start, a, b)
+    keras_tensorflow.draw(out, seed, start, LAWS[law](a, b))
     return out
 
 
@@ -84,8 +87,7 @@ def test_sizes(law, dtype, size):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("parameters", PARAMETERS.values(), ids=PARAMETERS)
+@pytest.mark.parametrize(("law", "parameters"), LAWS_OF_PARAMETERS.values(), ids=LAWS_OF_PARAMETERS)
 def test_parameters(law, dtype, parameters):
     """Bounds, mean and standard deviation are rounded, multiplied and added as TensorFlow does."""
     check(law, dtype, 5001, 1, *parameters)
@@ -95,7 +97,7 @@ def test_parameters(law, dtype, parameters):
 def test_millions_of_values(law, seed):
     """Three million values, drawn piece by piece, are those of one call of Keras."""
     out = torch.empty(3_000_001)
-    fill(out, lambda piece, start: LAWS[law](piece, seed, start, 0.5, 2.0))
+    KerasSeed(seed, "tensorflow").draw(out, LAWS[law](0.5, 2.0))
     assert same_bits(out, keras(law, "float32", 3_000_001, seed, 0.5, 2.0))
 
 
@@ -159,7 +161,7 @@ def test_scratch_memory(law, dtype):
     """A piece takes at most 8 MiB beside the tensor it fills."""
     out = torch.empty(CHUNK, dtype=DTYPES[dtype])
     with PeakMemory(out) as memory:
-        LAWS[law](out, 1, 3, 0.0, 1.0)
+        keras_tensorflow.draw(out, 1, 3, LAWS[law](0.0, 1.0))
     assert memory.peak <= 8 * 2**20
 
 
@@ -171,7 +173,7 @@ def test_the_default_dtype_and_device_do_not_matter():
         with torch.device("meta"):
             for law, values in expected.items():
                 out = torch.empty(1000, dtype=torch.float32, device="cpu")
-                LAWS[law](out, 4, 0, 0.0, 1.0)
+                keras_tensorflow.draw(out, 4, 0, LAWS[law](0.0, 1.0))
                 assert same_bits(out, values)
     finally:
         torch.set_default_dtype(torch.float32)

@@ -15,7 +15,7 @@ from tests.support.memory import PeakMemory
 from torch_kinit import Key
 from torch_kinit.numerics import threefry
 from torch_kinit.streams.key import _encrypt
-from torch_kinit.streams.stream import CHUNK
+from torch_kinit.streams.pieces import CHUNK
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -67,10 +67,10 @@ def test_a_key_is_that_of_jax(seed):
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 2**32 - 1))
 def test_fold_in_of_an_int_is_that_of_jax(seed, index):
-    """fold_in(int) derives the key of jax.random.fold_in, and `child` is the same."""
+    """fold_in(int) derives the key of jax.random.fold_in, and `for_block` is the same."""
     key = Key(seed)
     assert key.fold_in(index).words == unsigned(backend("jax")(FOLD_IN, words=key.words, data=index))
-    assert key.child(index) == key.fold_in(index)
+    assert key.for_block(index) == key.fold_in(index)
 
 
 @given(parts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5), cut=st.integers(1, 4))

@@ -1,9 +1,11 @@
-"""The moments of a law are those of SciPy's law, and of what Keras draws."""
+"""A law's moments, support, density and distribution function are SciPy's, and a law is data."""
 
-import functools
+import copy
+import dataclasses
+import json
 import math
+import pickle
 
-import keras
 import numpy as np
 import pytest
 import scipy.integrate
@@ -11,40 +13,127 @@ import scipy.stats
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from keras.src.initializers.random_initializers import compute_fans
 
 import torch_kinit as kinit
-from torch_kinit.initializers.moments import moments
-from torch_kinit.initializers.names import recipe
+from torch_kinit import Constant, Normal, TruncatedNormal, Uniform
+from torch_kinit.streams.laws import Entries, OrthogonalEntries, law_from_dict
 
-K = keras.initializers
 INF = math.inf
-partial = functools.partial
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+SCIPY = {
+    "uniform": (Uniform(-0.5, 2.0), scipy.stats.uniform(-0.5, 2.5)),
+    "thirds": (Uniform(1 / 3, 2 / 3), scipy.stats.uniform(1 / 3, 1 / 3)),
+    "normal": (Normal(0.7, 0.02), scipy.stats.norm(0.7, 0.02)),
+    "standard normal": (Normal(0.0, 1.0), scipy.stats.norm()),
+}
+BOUNDS = [
+    (-2, 2), (-1, 3), (-5, 0.1), (-0.5, 0.25), (0.5, 2), (1, 1.5), (1.001, 4), (2, 3), (-3, -2), (-40, 40), (0, INF),
+    (1, INF), (-INF, 1), (-1, INF), (3, INF), (-INF, -3), (8, INF), (-INF, -8), (-INF, -5), (8, 8.5), (-INF, INF),
+]  # fmt: skip
 
 
-def law(initializer, shape=(3, 5), fans=None):
-    """The moments of an initializer's values in a variable of this Keras-layout shape."""
-    return moments(recipe(initializer), shape, fans)
+def truncated(lower, upper, mean=0.3, std=0.05):
+    return TruncatedNormal(mean, std, lower, upper), scipy.stats.truncnorm(lower, upper, loc=mean, scale=std)
 
 
-# --- laws of given numbers -------------------------------------------------------------------------------------------
+SCIPY |= {f"{lower} to {upper}": truncated(lower, upper) for lower, upper in BOUNDS}
+every_law = pytest.mark.parametrize(("law", "oracle"), SCIPY.values(), ids=SCIPY)
+every_bounds = pytest.mark.parametrize(("lower", "upper"), BOUNDS, ids=str)
 
 
-def truncated(lower, upper, mean=0.0, std=1.0):
-    return law(partial(kinit.trunc_normal_, mean=mean, std=std, lower=lower, upper=upper))
+# --- against SciPy ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("lower", "upper"),
-    [(-2, 2), (-1, 3), (-5, 0.1), (-0.5, 0.25), (0.5, 2), (1, 1.5), (1.001, 4), (2, 3), (-3, -2), (-40, 40),
-     (0, INF), (1, INF), (-INF, 1), (-1, INF), (3, INF), (-INF, -3), (8, INF), (-INF, -8), (8, 8.5), (-INF, INF)],
-)  # fmt: skip
-def test_a_truncated_normal_has_scipys_moments(lower, upper):
-    """Mean, std and support of a truncated normal are SciPy's, whatever the bounds, mean and std."""
-    expected = scipy.stats.truncnorm(lower, upper, loc=0.3, scale=0.05)
-    got = truncated(lower, upper, 0.3, 0.05)
-    assert got[:2] == pytest.approx((expected.mean(), expected.std()), rel=1e-9)
-    assert got[2:] == pytest.approx(expected.support(), rel=1e-12)
+@every_law
+def test_moments_and_bounds_are_scipys(law, oracle):
+    """Mean, std and bounds are SciPy's, whatever the law."""
+    assert (law.mean, law.std) == pytest.approx((oracle.mean(), oracle.std()), rel=1e-9)
+    assert law.bounds == pytest.approx(oracle.support(), rel=1e-12)
+
+
+def quantiles(oracle):
+    """Values from one end of a law to the other, and some beyond."""
+    x = np.concatenate([oracle.ppf([1e-9, 1e-6, *np.linspace(0.001, 0.999, 501)]), oracle.isf([1e-3, 1e-6, 1e-9])])
+    return torch.from_numpy(np.sort(np.concatenate([x, oracle.mean() + oracle.std() * np.array([-50.0, 50.0])])))
+
+
+@every_law
+def test_density_and_distribution_are_scipys(law, oracle):
+    """In float64 pdf and cdf are SciPy's at every quantile."""
+    x = quantiles(oracle)
+    wide = x.numpy()
+    assert law.pdf(x).dtype == law.cdf(x).dtype == torch.float64
+    inside = (wide > law.bounds[0]) & (wide < law.bounds[1])  # of bounds that differ in the last bit
+    np.testing.assert_allclose(law.pdf(x).numpy()[inside], oracle.pdf(wide)[inside], rtol=2e-12, atol=0)
+    np.testing.assert_allclose(law.cdf(x).numpy(), oracle.cdf(wide), rtol=2e-12, atol=2e-13)
+
+
+STANDARD = [(Uniform(-1.0, 1.0), scipy.stats.uniform(-1, 2)), (Normal(0.0, 1.0), scipy.stats.norm())]
+STANDARD += [truncated(lower, upper, 0.0, 1.0) for lower, upper in BOUNDS]
+
+
+@pytest.mark.parametrize(("law", "oracle"), STANDARD, ids=lambda x: str(x) if dataclasses.is_dataclass(x) else "")
+def test_float32_is_as_near_as_it_can_be(law, oracle):
+    """In float32 pdf is within 16 units of rounding of SciPy's at the same number, and cdf, at most 1, within 8."""
+    x, eps = quantiles(oracle).float(), torch.finfo(torch.float32).eps
+    low, high = law.support(torch.float32)
+    x = x[(x >= low) & (x <= high)]
+    wide = x.double().numpy()
+    assert law.pdf(x).dtype == law.cdf(x).dtype == torch.float32
+    assert len(x) > 480
+    normal = torch.finfo(torch.float32).smallest_normal
+    np.testing.assert_allclose(law.pdf(x).double().numpy(), oracle.pdf(wide), rtol=16 * eps, atol=normal)
+    np.testing.assert_allclose(law.cdf(x).double().numpy(), oracle.cdf(wide), rtol=0, atol=8 * eps)
+
+
+@every_law
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_rounded_once(law, oracle, dtype):
+    """In half precision pdf and cdf are the float32 ones of the same numbers, rounded."""
+    x = quantiles(oracle).to(dtype)
+    assert torch.equal(law.pdf(x), law.pdf(x.float()).to(dtype))
+    assert torch.equal(law.cdf(x), law.cdf(x.float()).to(dtype))
+
+
+@every_law
+def test_a_number_in_gives_a_number(law, oracle):
+    """A float gives the float that a float64 tensor holds, whatever torch's default dtype and device."""
+    x = float(oracle.ppf(0.3))
+    with torch.device("meta"):
+        found = law.pdf(x), law.cdf(x)
+    assert [type(value) for value in found] == [float, float]
+    assert found == tuple(float(f(torch.tensor(x, dtype=torch.float64))) for f in (law.pdf, law.cdf))
+    assert law.cdf(-INF) == 0
+    assert law.cdf(INF) == 1
+    assert law.pdf(INF) == law.pdf(-INF) == 0
+
+
+@every_law
+def test_support_is_where_the_density_is(law, oracle):
+    """A dtype's support has numbers of it within the bounds, the nearest, and there is density at both ends."""
+    for dtype in DTYPES:
+        low, high = law.support(dtype)
+        ends = torch.tensor([low, high], dtype=dtype)
+        assert ends.tolist() == [low, high]
+        beyond = torch.nextafter(ends, torch.tensor([-INF, INF], dtype=dtype)).tolist()
+        assert beyond[0] < law.bounds[0] <= low < high <= law.bounds[1] < beyond[1] or not math.isfinite(
+            sum(law.bounds)
+        )
+        if max(map(abs, law.bounds)) < 10:
+            assert bool((law.pdf(ends) > 0).all())
+
+
+def test_there_is_nothing_outside_the_bounds():
+    """From its bounds on a law has no density, and its cdf is exactly 0 and 1."""
+    for law in [Uniform(-0.1, 0.3), *(truncated(lower, upper)[0] for lower, upper in BOUNDS)]:
+        low, high = law.bounds
+        assert (law.cdf(low), law.cdf(high)) == (0, 1)
+        assert (law.pdf(low - 1e-9), law.pdf(high + 1e-9)) == (0, 0)
+        for dtype in DTYPES:
+            x = torch.tensor([-9.0, 9.0], dtype=dtype)
+            if math.isfinite(low) and math.isfinite(high):
+                assert law.cdf(x).tolist() == [0, 1]
+                assert law.pdf(x).tolist() == [0, 0]
 
 
 def by_quadrature(lower, upper):
@@ -75,7 +164,7 @@ def by_quadrature(lower, upper):
 def test_far_tails_and_narrow_intervals_have_exact_moments(lower, upper, sign):
     """Far in a tail, or between bounds a hair apart, mean and std still have the four digits that a plan prints."""
     mean, std = by_quadrature(lower, upper)
-    got = truncated(*sorted((sign * lower, sign * upper)))
+    got = TruncatedNormal(0.0, 1.0, *sorted((sign * lower, sign * upper)))
     assert got.std == pytest.approx(std, rel=1e-4)
     assert sign * got.mean - lower == pytest.approx(mean - lower, rel=1e-4, abs=4 * math.ulp(lower))
 
@@ -86,127 +175,209 @@ def test_the_moments_of_a_truncated_normal_are_possible(lower, width, mean, std)
     """The mean lies between the bounds, the std is at most half their distance (Popoviciu), and mirrors mirror."""
     upper = lower + width
     assume(lower < upper)
-    got = truncated(lower, upper, mean, std)
+    got = TruncatedNormal(mean, std, lower, upper)
     slack = 8 * math.ulp(abs(mean) + std * max(abs(lower), abs(upper)))
-    assert got.low - slack <= got.mean <= got.high + slack
-    assert 0 < got.std <= (got.high - got.low) / 2 + slack
-    assert truncated(-upper, -lower, -mean, std) == pytest.approx((-got.mean, got.std, -got.high, -got.low))
+    low, high = got.bounds
+    assert low - slack <= got.mean <= high + slack
+    assert 0 < got.std <= (high - low) / 2 + slack
+    mirrored = TruncatedNormal(-mean, std, -upper, -lower)
+    assert (mirrored.mean, mirrored.std) == pytest.approx((-got.mean, got.std))
+    assert mirrored.bounds == pytest.approx((-high, -low))
 
 
-def test_uniform_and_normal_have_scipys_moments():
-    """Mean, std and support of the plain uniform and normal laws are SciPy's; their defaults are Keras'."""
-    uniform = scipy.stats.uniform(loc=-0.5, scale=2.5)
-    got = law(partial(kinit.random_uniform_, low=-0.5, high=2.0))
-    assert got == pytest.approx((uniform.mean(), uniform.std(), *uniform.support()))
-    normal = scipy.stats.norm(loc=0.7, scale=0.02)
-    assert law(partial(kinit.random_normal_, mean=0.7, std=0.02)) == (normal.mean(), normal.std(), *normal.support())
-    assert law("random_normal").std == K.RandomNormal().stddev
-    assert law("random_uniform")[2:] == (K.RandomUniform().minval, K.RandomUniform().maxval)
-    assert law("truncated_normal").high == 2 * K.TruncatedNormal().stddev
+FAR = [(20, 20.5), (37, INF), (38, 39), (100, INF), (1e3, INF), (3, 3.001), (0.5, 0.5001), (0, 1e-6)]
 
 
-@pytest.mark.parametrize("function", [kinit.random_normal_, kinit.trunc_normal_], ids=lambda f: f.__name__)
-def test_without_spread_all_values_are_the_mean(function):
-    """With std 0, mean, least and greatest are one number, which the initializer draws."""
-    initializer = partial(function, mean=0.25, std=0.0)
-    assert initializer(torch.empty(3)).tolist() == [0.25] * 3
-    assert law(initializer) == (0.25, 0.0, 0.25, 0.25)
+@pytest.mark.parametrize(("lower", "upper"), FAR, ids=str)
+@pytest.mark.parametrize("sign", [1, -1], ids=["upper", "lower"])
+def test_far_tails_and_narrow_intervals_have_their_distribution(lower, upper, sign):
+    """Where SciPy's density underflows or cancels, pdf and cdf are those of adaptive quadrature."""
+    law = TruncatedNormal(0.0, 1.0, *sorted((sign * lower, sign * upper)))
+    width = min(upper - lower, 30 / max(lower, 1))
+    x = lower + width * torch.linspace(0, 1, 21, dtype=torch.float64)
+
+    def below(d):
+        return scipy.integrate.quad(lambda t: math.exp(-t * (lower + t / 2)), 0, d, epsabs=0, epsrel=1e-13)[0]
+
+    distances = [value - lower for value in x.tolist()]
+    total = below(width)
+    density = [math.exp(-d * (lower + d / 2)) / total for d in distances]
+    share = [below(d) / total for d in distances]
+    assert law.pdf(sign * x).tolist() == pytest.approx(density, rel=1e-10)
+    found = law.cdf(sign * x)
+    assert (found if sign > 0 else 1 - found).tolist() == pytest.approx(share, rel=1e-9, abs=1e-9)
 
 
-# --- scaled laws, against what Keras draws ---------------------------------------------------------------------------
-
-KERNEL = (4, 4, 64, 512)  # 2**19 values, rectangular: all three modes differ
-RELATIVE_ERROR = {"truncated_normal": 0.584, "untruncated_normal": 0.707, "uniform": 0.447}  # of a std, times sqrt(n)
+# --- matrices, constants, no spread ----------------------------------------------------------------------------------
 
 
-def check_against_draw(got, values, distribution):
-    """Compare a law with 2**19 values by six standard errors, and its bounds with their extremes."""
-    x = values.double().flatten().numpy()
-    assert got.mean == 0
-    assert abs(x.mean()) <= 6 * got.std / math.sqrt(x.size)
-    assert abs(x.std() / got.std - 1) <= 6 * RELATIVE_ERROR[distribution] / math.sqrt(x.size)
-    assert got.low == -got.high
-    if distribution == "untruncated_normal":
-        assert got.high == INF
-    else:  # Keras' torch backend lets a few in a million out of a truncated normal's bounds
-        assert np.mean(np.abs(x) > got.high * (1 + 1e-6)) < 3e-5
-        assert np.quantile(np.abs(x), 0.9999) == pytest.approx(got.high, rel=2e-3)
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 49, 300, 3000])
+@pytest.mark.parametrize("gain", [1.0, -1.5])
+def test_the_entries_of_an_orthogonal_matrix(n, gain):
+    """The square of an entry over the gain is Beta(1/2, (n-1)/2): moments, density and distribution are SciPy's."""
+    law, beta = OrthogonalEntries(gain, n), scipy.stats.beta(0.5, (n - 1) / 2)
+    size = abs(gain)
+    assert law.mean == 0
+    assert law.std == pytest.approx(size * math.sqrt(beta.mean()), rel=1e-12)
+    assert law.bounds == (-size, size)
+    x = torch.linspace(-1, 1, 400, dtype=torch.float64) * min(1.0, 7 / math.sqrt(n)) * size * (1 - 1e-6)  # without 0
+    unit = x.numpy() / size
+    cdf = (1 + np.sign(unit) * beta.cdf(unit**2)) / 2
+    np.testing.assert_allclose(law.cdf(x).numpy(), cdf, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(law.pdf(x).numpy(), beta.pdf(unit**2) * np.abs(unit) / size, rtol=1e-9)
+    narrow = law.cdf(x.float())
+    assert narrow.dtype == torch.float32
+    np.testing.assert_allclose(narrow.double().numpy(), cdf, rtol=0, atol=2e-6)
+    assert law.cdf(torch.tensor([-2 * size, 2 * size])).tolist() == [0, 1]
+    assert law.pdf(torch.tensor([-2 * size, 2 * size])).tolist() == [0, 0]
+    assert (law.cdf(-size), law.cdf(size)) == (0, 1)
 
 
-@pytest.mark.parametrize("distribution", RELATIVE_ERROR)
-@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
-def test_variance_scaling_has_the_moments_of_keras_draws(mode, distribution):
-    """Std and bounds of every mode and distribution are those of half a million values that Keras draws."""
-    initializer = partial(kinit.variance_scaling_, scale=3.0, mode=mode, distribution=distribution)
-    values = K.VarianceScaling(3.0, mode, distribution, seed=7)(KERNEL)
-    check_against_draw(law(initializer, KERNEL, compute_fans(KERNEL)), values, distribution)
+@pytest.mark.parametrize("law", [OrthogonalEntries(2.0, 1), OrthogonalEntries(-2.0, 1)], ids=str)
+def test_an_orthogonal_matrix_of_one_entry(law):
+    """One entry is the gain or its negative, each with probability one half, and has no density."""
+    assert (law.mean, law.std) == (0, 2)
+    assert law.cdf(torch.tensor([-2.1, -2.0, 0.0, 1.9, 2.0])).tolist() == [0, 0.5, 0.5, 0.5, 1]
+    with pytest.raises(ValueError, match="no density"):
+        law.pdf(0.0)
 
 
-@pytest.mark.parametrize("name", [f"{who}_{law}" for who in ("lecun", "glorot", "he") for law in ("normal", "uniform")])
-def test_the_names_have_the_moments_of_keras_draws(name):
-    """Std and bounds of the six named laws are those of half a million values that Keras draws."""
-    values = K.get({"class_name": name, "config": {"seed": 8}})(KERNEL)
-    check_against_draw(law(name, KERNEL, compute_fans(KERNEL)), values, K.get(name).distribution)
-
-
-def test_the_check_against_draws_rejects():
-    """The comparison with draws refuses another law's std, and another law's bounds."""
-    values = K.HeNormal(seed=8)(KERNEL)
-    fans = compute_fans(KERNEL)
-    for wrong in ("lecun_normal", "he_uniform", partial(kinit.variance_scaling_, scale=2.05)):
-        with pytest.raises(AssertionError):
-            check_against_draw(law(wrong, KERNEL, fans), values, "truncated_normal")
-
-
-def test_fans_below_one_count_as_one():
-    """A variable of size zero has the law that Keras' clamp at one gives it."""
-    assert law("he_normal", (0, 7), compute_fans((0, 7))) == law("he_normal", (1, 7), compute_fans((1, 7)))
-    assert law("glorot_uniform", (0, 7), (0, 7)).high == pytest.approx(math.sqrt(6 / 7))
-
-
-# --- values that depend on each other, and constants ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(6, 6), (3, 8), (8, 3), (2, 3, 4), (3, 2, 40), (1, 1)], ids=str)
-@pytest.mark.parametrize("gain", [1.0, -0.5])
-def test_orthogonal_has_the_std_of_its_draws(shape, gain):
-    """The squares of every orthogonal matrix have one mean, the law's variance; Keras' and ours agree on it."""
-    got = law(partial(kinit.orthogonal_, gain=gain), shape)
-    ours = kinit.orthogonal_(torch.empty(shape, dtype=torch.float64), gain, layout="keras")
-    assert got.std == pytest.approx(ours.square().mean().sqrt().item(), rel=1e-12)
-    assert got.std == pytest.approx(K.Orthogonal(gain, seed=1)(shape).square().mean().sqrt().item(), rel=1e-5)
-    assert (got.mean, got.low, got.high) == (0, -abs(gain), abs(gain))
-
-
-FIXED = {
-    "zeros": ("zeros", K.Zeros(), (3, 5)),
-    "ones": ("ones", K.Ones(), (3, 5)),
-    "number": (-0.25, K.Constant(-0.25), (3, 5)),
-    "NumPy number": (partial(kinit.constant_, value=np.float32(0.5)), K.Constant(0.5), ()),
-    "integer": (partial(kinit.constant_, value=7), K.Constant(7), (4,)),
-    "broadcast": (partial(kinit.constant_, value=np.arange(5.0)), K.Constant(np.arange(5.0)), (3, 5)),
-    "array": (np.arange(15.0).reshape(3, 5), K.Constant(np.arange(15.0).reshape(3, 5)), (3, 5)),
-    "identity": (partial(kinit.identity_, gain=-2.0), K.Identity(-2.0), (3, 5)),
-    "stft": ("stft", K.STFT(), (16, 1, 9)),
-    "stft imag": (partial(kinit.stft_, side="imag", window=None), K.STFT("imag", None), (16, 1, 9)),
-    "unit_forget_bias": ("unit_forget_bias", K.Constant(np.repeat([0.0, 1.0, 0.0, 0.0], 3)), (12,)),
+POINTS = {
+    "constant": Constant(0.1),
+    "normal": Normal(0.1, 0.0),
+    "truncated": TruncatedNormal(0.1, 0.0, 1.0, 2.0),
+    "one-sided": TruncatedNormal(0.1, 0.0, 1.0, INF),
 }
 
 
-@pytest.mark.parametrize(("initializer", "keras_initializer", "shape"), FIXED.values(), ids=FIXED)
-def test_an_initializer_without_chance_has_the_moments_of_its_values(initializer, keras_initializer, shape):
-    """Mean, std, least and greatest of a constant law are those of the very values that Keras computes."""
-    values = keras_initializer(shape).double()
-    expected = (values.mean(), values.std(correction=0), values.min(), values.max())
-    assert law(initializer, shape) == pytest.approx([float(x) for x in expected], rel=1e-5, abs=1e-7)
+@pytest.mark.parametrize("law", POINTS.values(), ids=POINTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_law_of_one_value(law, dtype):
+    """Without spread, all probability lies at the mean, as a tensor of the dtype has it."""
+    assert (law.mean, law.std, law.bounds) == (0.1, 0.0, (0.1, 0.1))
+    x = torch.tensor([0.0, 0.1, 0.2], dtype=dtype)
+    assert law.cdf(x).tolist() == [0, 1, 1]
+    assert law.pdf(x).tolist() == [0, INF, 0]
+    assert law.cdf(x).dtype == law.pdf(x).dtype == dtype
+    assert (law.cdf(0.05), law.cdf(0.1), law.pdf(0.1)) == (0, 1, INF)
+    assert law.support(dtype) == (float(x[1]), float(x[1]))
 
 
-@pytest.mark.parametrize(
-    ("initializer", "shape"),
-    [(torch.nn.init.xavier_uniform_, (3, 5)), (lambda t: t, (3, 5)), (np.empty((0, 3)), (0, 3)), ("orthogonal", (0, 3)),
-     ("identity", (0, 3))],
-    ids=["torch's", "lambda", "empty array", "empty orthogonal", "empty identity"],
-)  # fmt: skip
-def test_unknown_laws_have_no_moments(initializer, shape):
-    """Of somebody else's function, and of no values at all, nothing is said."""
-    assert law(initializer, shape) is None
+@pytest.mark.parametrize("value", [0.1, -0.1, 1 / 3, 1e-6, 6e-8, 65504.0, 1.0009765, 0.0])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_a_constant_is_rounded_as_its_dtype_rounds(value, dtype):
+    """The support of a constant is the number that a tensor filled with it holds."""
+    if value > torch.finfo(dtype).max:
+        with pytest.raises(ValueError, match=r"`value` 65504\.0 does not fit in torch\.float8"):
+            Constant(value).support(dtype)
+        return
+    held = float(torch.tensor(value, dtype=torch.float64).to(dtype))
+    assert Constant(value).support(dtype) == (held, held)
+
+
+def test_the_values_of_an_array_have_no_distribution():
+    """Of values that are given one by one there are moments, and no density."""
+    law = Entries(0.5, 0.25, 0.0, 1.0)
+    assert (law.mean, law.std, law.bounds) == (0.5, 0.25, (0.0, 1.0))
+    for function in (law.pdf, law.cdf):
+        with pytest.raises(ValueError, match="no density: its values are given one by one"):
+            function(0.5)
+
+
+# --- a law is data ---------------------------------------------------------------------------------------------------
+
+DATA = {
+    "Uniform": (Uniform, (-1, 2), {"law": "Uniform", "arguments": [-1.0, 2.0]}),
+    "Normal": (Normal, (0, 1), {"law": "Normal", "arguments": [0.0, 1.0]}),
+    "TruncatedNormal": (TruncatedNormal, (0, 1), {"law": "TruncatedNormal", "arguments": [0.0, 1.0, -2.0, 2.0]}),
+    "one-sided": (TruncatedNormal, (0, 1, -INF, 3), {"law": "TruncatedNormal", "arguments": [0.0, 1.0, "-inf", 3.0]}),
+    "both": (TruncatedNormal, (0, 1, -INF, INF), {"law": "TruncatedNormal", "arguments": [0.0, 1.0, "-inf", "inf"]}),
+    "Constant": (Constant, (3,), {"law": "Constant", "arguments": [3.0]}),
+    "OrthogonalEntries": (OrthogonalEntries, (2.0, 7), {"law": "OrthogonalEntries", "arguments": [2.0, 7]}),
+    "Entries": (Entries, (0.5, 0.25, 0.0, 1.0), {"law": "Entries", "arguments": [0.5, 0.25, 0.0, 1.0]}),
+}  # fmt: skip
+every_kind = pytest.mark.parametrize(("kind", "arguments", "written"), DATA.values(), ids=DATA)
+
+
+@every_kind
+def test_json(kind, arguments, written):
+    """A law is written to strict JSON, infinities too, and read back equal."""
+    law = kind(*arguments)
+    assert law.to_dict() == written
+    assert law_from_dict(json.loads(json.dumps(law.to_dict(), allow_nan=False))) == law
+
+
+@every_kind
+def test_equality_and_hash(kind, arguments, written):
+    """Laws are equal by kind and numbers, whatever type these had, and so are their hashes and copies."""
+    law = kind(*arguments)
+    for same in (kind(*map(np.float32, arguments)), pickle.loads(pickle.dumps(law)), copy.deepcopy(law)):
+        assert same == law
+        assert hash(same) == hash(law)
+    other = kind(arguments[0] - 1, *arguments[1:])
+    assert law != other
+    assert len({law, other, kind(*arguments)}) == 2
+
+
+@every_kind
+def test_frozen(kind, arguments, written):
+    """No number of a law can be changed."""
+    law = kind(*arguments)
+    for field in dataclasses.fields(law):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(law, field.name, 5.0)
+    assert law == kind(*arguments)
+
+
+def test_kinds_are_different():
+    """Laws of two kinds are not equal, even if their values are."""
+    laws = [Constant(0.5), Normal(0.5, 0.0), TruncatedNormal(0.5, 0.0), Normal(0.0, 1.0)]
+    laws += [TruncatedNormal(0.0, 1.0, -INF, INF), Uniform(0.0, 1.0)]
+    assert len(set(laws)) == len(laws)
+
+
+def test_a_repr_makes_the_law_again():
+    """The repr of each public law is the call that makes it."""
+    for law in (Uniform(-1.0, 2.0), Normal(0.5, 1.0), TruncatedNormal(0.1, 0.2, -1.0, 3.0), Constant(3.0)):
+        assert eval(repr(law), vars(kinit)) == law
+
+
+REFUSED = {
+    "uniform, equal": (Uniform, (1.0, 1.0), ValueError, "`low` must be less than `high`"),
+    "uniform, infinite": (Uniform, (0.0, INF), ValueError, "`high` must be finite, got inf"),
+    "uniform, NaN": (Uniform, (math.nan, 1.0), ValueError, "`low` must be finite, got nan"),
+    "uniform, string": (Uniform, ("0", 1.0), TypeError, "`low` must be a number, got '0' of type str"),
+    "normal, negative": (Normal, (0.0, -1.0), ValueError, r"`std` must not be negative, got -1\.0"),
+    "normal, bool": (Normal, (True, 1.0), TypeError, "`mean` must be a number, got True of type bool"),
+    "normal, infinite": (Normal, (0.0, INF), ValueError, "`std` must be finite, got inf"),
+    "truncated, empty": (TruncatedNormal, (0.0, 1.0, 2.0, 2.0), ValueError, "`lower` must be less than `upper`"),
+    "truncated, NaN": (TruncatedNormal, (0.0, 1.0, math.nan, 2.0), ValueError, "`lower` must be a number, got nan"),
+    "truncated, tensor": (TruncatedNormal, (torch.zeros(()), 1.0), TypeError, "`mean` must be a number"),
+    "constant, infinite": (Constant, (INF,), ValueError, "`value` must be finite, got inf"),
+    "constant, none": (Constant, (None,), TypeError, "`value` must be a number, got None"),
+}
+
+
+@pytest.mark.parametrize(("kind", "arguments", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals(kind, arguments, error, message):
+    """A number that makes no law is refused by name."""
+    with pytest.raises(error, match=message):
+        kind(*arguments)
+
+
+UNFIT = {
+    "uniform": (Uniform(-1e5, 1e5), "cannot hold"),
+    "uniform between numbers": (Uniform(1.0001, 1.0002), "has no value between"),
+    "normal": (Normal(6e4, 1e3), r"`mean`=60000\.0 and `std`=1000\.0 give values up to 6\.9e\+04"),
+    "truncated": (TruncatedNormal(0.0, 1e5), "cannot hold"),
+    "truncated, no spread": (TruncatedNormal(1e5, 0.0), "cannot hold"),
+    "constant": (Constant(1e5), "does not fit in"),
+}
+
+
+@pytest.mark.parametrize(("law", "message"), UNFIT.values(), ids=UNFIT)
+def test_a_law_that_does_not_fit_is_refused(law, message):
+    """A law of values that a dtype does not have is refused for it, and accepted for a wider one."""
+    with pytest.raises(ValueError, match=message):
+        law.support(torch.float16)
+    law.support(torch.float32)

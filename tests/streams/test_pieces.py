@@ -1,10 +1,9 @@
-"""`fill` hands out the row-major positions of any tensor piece by piece, and a `part` is a stretch of its stream."""
+"""Tensors of any strides are cut into pieces in row-major order, and `for_row` gives a stretch of a stream."""
 
 import itertools
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.backends import NAMES, same_bits
 from tests.support.memory import PeakMemory
-from torch_kinit import KerasSeed
-from torch_kinit.streams.stream import CHUNK, fill, in_good_time
+from torch_kinit import KerasSeed, Normal, TruncatedNormal, Uniform
+from torch_kinit.streams.pieces import CHUNK, fill_flat, views
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 every_backend = pytest.mark.parametrize("name", NAMES)
@@ -36,7 +35,7 @@ class Counter:
 
 
 def check_pieces(pieces, total, chunk):
-    """Raise AssertionError unless the pieces follow each other, as the docstring of `fill` has it."""
+    """Raise AssertionError unless the pieces follow each other, as the docstring of `fill_flat` has it."""
     starts, counts = zip(*pieces, strict=True)
     assert [*starts[1:], total] == list(itertools.accumulate(counts))
     assert all(start % chunk == 0 for start in starts)
@@ -45,7 +44,7 @@ def check_pieces(pieces, total, chunk):
 
 
 @st.composite
-def views(draw):
+def strided(draw):
     """A float64 view of up to five axes, in any memory order, stepping over some of a larger tensor; and that."""
     shape = draw(st.lists(st.integers(0, 7), max_size=5))
     step = [draw(st.integers(1, 3)) for _ in shape]
@@ -57,12 +56,12 @@ def views(draw):
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=300)
-@given(pair=views(), chunk=st.sampled_from([16, 32, 48, 1024]))
+@given(pair=strided(), chunk=st.sampled_from([16, 32, 48, 1024]))
 def test_any_strides(pair, chunk):
     """Each element has the value of its index in row-major order, and memory outside the view is left alone."""
     large, view = pair
     count = Counter()
-    assert fill(view, count, chunk) is view
+    assert fill_flat(view, count, chunk) is view
     for value, index in zip(itertools.count(), itertools.product(*map(range, view.shape))):
         assert view[index].item() == value  # a plain loop
     if view.numel():
@@ -80,7 +79,7 @@ def test_pieces_of_the_usual_size(more, contiguous):
     total = CHUNK + more
     tensor = torch.empty(total) if contiguous else torch.empty(total, 2)[:, 1]
     count = Counter()
-    fill(tensor, count)
+    fill_flat(tensor, count)
     check_pieces(count.pieces, total, CHUNK)
     assert torch.equal(tensor, torch.arange(total, dtype=torch.float32))
 
@@ -97,7 +96,7 @@ def test_contiguous_tensors_are_filled_in_place():
     tensor = torch.zeros(40)[3:]
     where = []
     with PeakMemory(tensor) as memory:
-        fill(tensor, lambda out, start: where.append(out.data_ptr() - 4 * start), 16)
+        fill_flat(tensor, lambda out, start: where.append(out.data_ptr() - 4 * start), 16)
     assert set(where) == {tensor.data_ptr()}
     assert memory.peak == 0
 
@@ -106,26 +105,51 @@ def test_nothing_to_fill():
     """Nothing is drawn for a tensor on the meta device or without values."""
     for tensor in (torch.empty(3, 4, device="meta"), torch.empty(0), torch.empty(4, 0, 3)):
         count = Counter()
-        assert fill(tensor, count) is tensor
+        assert fill_flat(tensor, count) is tensor
         assert count.pieces == []
 
 
 def test_no_gradient_is_recorded():
     """A leaf that requires gradients, or a view of one, is filled without a record."""
     leaf = torch.empty(20, 3, requires_grad=True)
-    fill(leaf, Counter(), 16)
+    fill_flat(leaf, Counter(), 16)
     with torch.no_grad():
-        fill(leaf[:, 1], Counter(), 16)
+        fill_flat(leaf[:, 1], Counter(), 16)
     assert leaf.grad_fn is None
     assert torch.equal(leaf[:, 1].detach(), torch.arange(20.0))
 
 
-# --- streams: parts, memory ------------------------------------------------------------------------------------------
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=200)
+@given(pair=strided(), limit=st.sampled_from([1, 2, 5, 16, 1024]))
+def test_views_follow_each_other(pair, limit):
+    """Views of at most `limit` values, one after the other, are the tensor in row-major order, cut like their index."""
+    _, tensor = pair
+    tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))
+    index = torch.empty(tensor.shape, device="meta")
+    seen = []
+    for piece, where in views((tensor, index), limit):
+        assert 0 < piece.numel() <= limit
+        flat = torch.arange(tensor.numel()).as_strided(where.shape, where.stride(), where.storage_offset())
+        assert torch.equal(piece, flat.double())  # the index tells the same places
+        seen += piece.flatten().tolist()
+    assert seen == list(range(tensor.numel()))
+
+
+def test_views_are_of_nearly_one_size():
+    """A tensor a little larger than the limit is not cut into a large piece and a tiny one."""
+    sizes = [piece.numel() for (piece,) in views((torch.empty(1001),), 1000)]
+    assert sizes == [501, 500]
+
+
+# --- streams: stretches, memory--------------------------------------------------------------------------------------
 
 LAWS = {
-    "uniform": lambda stream, tensor: stream.uniform_(tensor, -0.3, 0.2),
-    "normal": lambda stream, tensor: stream.normal_(tensor, 0.1, 0.2),
-    "truncated": lambda stream, tensor: stream.trunc_normal_(tensor, 0.1, 0.2, -2.0, 2.0),
+    "uniform": Uniform(-0.3, 0.2),
+    "normal": Normal(0.1, 0.2),
+    "truncated": TruncatedNormal(0.1, 0.2),
 }
 every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 
@@ -139,40 +163,41 @@ every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
     rest=st.integers(0, 60),
     dtype=st.sampled_from(DTYPES),
 )
-def test_part(name, law, start, shape, rest, dtype):
-    """A part has the values of the whole from its start on, in its own row-major order."""
+def test_a_stretch(name, law, start, shape, rest, dtype):
+    """A stretch has the values of the whole from its start on, in its own row-major order."""
     tensor = torch.empty(shape, dtype=dtype)
     stream, total = KerasSeed(5, name), start + tensor.numel() + rest
-    whole = law(stream, torch.empty(total, dtype=dtype))
-    part = stream.part(start, total)
-    assert law(part, tensor) is tensor
+    whole = stream.draw(torch.empty(total, dtype=dtype), law)
+    stretch = stream.for_row(start, total)
+    assert stretch.draw(tensor, law) is tensor
     assert same_bits(tensor.flatten(), whole[start : start + tensor.numel()])
-    assert (part.native_seed, part.double_qr) == (stream.native_seed, stream.double_qr)
+    assert (stretch.native_seed, stretch.whole_in_double) == (stream.native_seed, stream.whole_in_double)
+    assert stretch.layout == stream.layout
 
 
 @every_backend
 @every_law
-def test_part_of_a_part(name, law):
-    """A part of a part counts from that part's own start."""
+def test_a_stretch_of_a_stretch(name, law):
+    """A stretch of a stretch counts from that stretch's own start."""
     stream = KerasSeed(5, name)
-    whole, found = law(stream, torch.empty(100)), torch.empty(2, 10).t()
-    law(stream.part(30, 100).part(10, 50), found)
+    whole, found = stream.draw(torch.empty(100), law), torch.empty(2, 10).t()
+    stream.for_row(30, 100).for_row(10, 50).draw(found, law)
     assert same_bits(found.flatten(), whole[40:60])
 
 
 @every_backend
 @every_law
-def test_part_on_meta(name, law):
-    """A part leaves a tensor on the meta device alone."""
+def test_a_stretch_on_meta(name, law):
+    """A stretch leaves a tensor on the meta device alone."""
     tensor = torch.empty(3, 2, device="meta")
-    assert law(KerasSeed(5, name).part(6, 12), tensor) is tensor
+    assert KerasSeed(5, name).for_row(6, 12).draw(tensor, law) is tensor
 
 
 def peak(law, stream, dtype, chunks):
     """The memory that a strided tensor of so many chunks takes beside it."""
     large = torch.empty(chunks * CHUNK // 64 + 1, 2, 64, dtype=dtype)
     with PeakMemory(large) as memory:
-        law(stream, large[:, 0].t())
+        stream.draw(large[:, 0].t(), law)
     return memory.peak
 
 
@@ -189,58 +214,14 @@ def test_memory(name, law, dtype):
 
 def test_memory_of_a_whole_copy_is_seen():
     """The measure of memory counts what a stream must not do: draw the whole beside the tensor."""
-    whole = KerasSeed(1, "torch").part(0, 4 * CHUNK)
+    whole = KerasSeed(1, "torch").for_row(0, 4 * CHUNK)
     tensor = torch.empty(4 * CHUNK)
     with PeakMemory(tensor) as memory:
-        whole.normal_(tensor, 0.0, 1.0)
+        whole.draw(tensor, Normal(0.0, 1.0))
     assert memory.peak == 4 * tensor.numel()
 
 
-# --- threads ---------------------------------------------------------------------------------------------------------
-
-
-def threads_taken(seconds, pieces, monkeypatch):
-    """With how many threads each piece is drawn where a piece takes so many seconds with so many threads."""
-    clock, taken = [0.0], []
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    torch.set_num_threads(max(seconds))
-    for piece in in_good_time(range(pieces)):
-        assert piece == len(taken)
-        taken.append(torch.get_num_threads())
-        clock[0] += seconds[taken[-1]](piece)
-    assert torch.get_num_threads() == max(seconds)
-    return taken
-
-
-@pytest.mark.parametrize(
-    ("one", "two", "rest"), [(2.0, 1.0, 2), (1.0, 9.0, 1)], ids=["cores left to themselves", "cores that others use"]
-)
-def test_the_faster_number_of_threads_is_found(one, two, rest, monkeypatch):
-    """A long draw tries one thread and all, and goes on with what took less time."""
-    seconds = {1: lambda piece: one, 2: lambda piece: two}
-    assert threads_taken(seconds, 40, monkeypatch) == [1, 2, 1, *[rest] * 37]
-
-
-def test_threads_are_given_up_when_they_get_slow(monkeypatch):
-    """If others begin to use the cores, the draw goes back to one thread."""
-    seconds = {1: lambda piece: 2.0, 2: lambda piece: 1.0 if piece < 10 else 5.0}
-    assert threads_taken(seconds, 40, monkeypatch) == [1, 2, 1, *[2] * 8, *[1] * 29]
-
-
-def test_short_draws_try_nothing(monkeypatch):
-    """A draw of a few pieces takes one thread."""
-    seconds = {1: lambda piece: 2.0, 2: lambda piece: 1.0}
-    assert threads_taken(seconds, 15, monkeypatch) == [1] * 15
-
-
-def test_threads_are_put_back_after_an_error(monkeypatch):
-    """A draw that raises leaves torch with the number of threads it had."""
-    torch.set_num_threads(2)
-
-    with pytest.raises(ZeroDivisionError):
-        fill(torch.empty(400), lambda out, start: 1 / (start - 32), 16)
-    assert torch.get_num_threads() == 2
-
+# --- threads and instructions --------------------------------------------------------------------------------------
 
 DIGEST = """
 import hashlib, sys, torch, torch_kinit as kinit

@@ -15,7 +15,8 @@ import torch
 from keras import layers as kl
 from torch import nn
 
-from torch_kinit.layers.layouts import Options, layout_of
+from torch_kinit.layers.table import layout_of
+from torch_kinit.layers.variable import Options
 
 # What Keras calls a weight, where that is not the role; and what torch has beyond Keras.
 KERAS_NAMES = {"depthwise_kernel": "kernel", "gamma": "scale"}

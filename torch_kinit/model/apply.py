@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from torch_kinit import checks
-from torch_kinit.layers.layouts import Options
+from torch_kinit.layers.variable import Options
 from torch_kinit.model.execute import Execution, source_of
 from torch_kinit.model.only import Only, restrict
 from torch_kinit.model.plan import Plan

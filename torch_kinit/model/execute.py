@@ -13,7 +13,7 @@ from torch_kinit import checks
 from torch_kinit.initializers.axes import in_layout
 from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.initializers.structured import orthogonal_, refuse_large
-from torch_kinit.layers.layouts import Variable
+from torch_kinit.layers.variable import Variable
 from torch_kinit.model import pending
 from torch_kinit.model.rehearse import exact_values, refuse_source, rehearse, wants_parameter
 from torch_kinit.model.steps import Step

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from torch_kinit import checks
-from torch_kinit.layers.layouts import Options
+from torch_kinit.layers.variable import Options
 from torch_kinit.model import report
 from torch_kinit.model.execute import Execution, source_of
 from torch_kinit.model.steps import Step

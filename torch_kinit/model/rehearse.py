@@ -12,7 +12,7 @@ from torch_kinit.initializers.axes import fans_of, keras_shape, resolve_fans
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import array_, constant_, ones_, zeros_
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.layers.layouts import Variable
+from torch_kinit.layers.variable import Variable
 from torch_kinit.model.targets import Target
 from torch_kinit.streams.laws import Constant, Law
 from torch_kinit.streams.source import Source

@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from torch_kinit import torch_internals
-from torch_kinit.layers.layouts import Options, Variable, layout_of
+from torch_kinit.layers.table import layout_of
+from torch_kinit.layers.variable import Options, Variable
 from torch_kinit.torch_internals import buffers_of, tensors_of
 
 

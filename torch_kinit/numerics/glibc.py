@@ -72,10 +72,10 @@ def logf(x: Tensor) -> Tensor:
 def sincosf(x: Tensor) -> tuple[Tensor, Tensor]:
     """sin(x) and cos(x) of a float32 tensor, 0 <= x < 120."""
     rest = x.double()
-    turns = (rest * _TWO_OVER_PI).add_(0.5).floor_()
+    quarter = (rest * _TWO_OVER_PI).add_(0.5).int()  # not floor_, which torch shares among threads however small
+    turns = quarter.double()
     for part in _HALF_PI:
         rest.sub_(turns * part)
-    quarter = turns.int()
     del turns
     sin, cos = _polynomials(rest)
     # In odd quarters sine and cosine change places; torch.where would take longer than all the rest.

@@ -13,10 +13,15 @@ class Scratch:
     """
 
     def __init__(self, buffers: int, size: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        self._free = list(torch.empty((buffers, size), dtype=dtype, device=device).unbind())
+        self._whole = torch.empty((buffers, size), dtype=dtype, device=device).unbind()
+        self.renew()
+
+    def renew(self) -> None:
+        """Let all buffers be free again, and whole."""
+        self._free = list(self._whole)
 
     def take(self, count: int) -> Tensor:
-        """A buffer of `count` values; no count is more than the one before."""
+        """A buffer of `count` values; until they are renewed no count is more than the one before."""
         return self._free.pop()[:count]
 
     def give(self, *buffers: Tensor) -> None:

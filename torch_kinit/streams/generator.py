@@ -112,7 +112,7 @@ class TorchSource(Source):
             in_memory = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
             if chunk is None:
                 chunk = tensor.numel() if direct and in_memory.is_contiguous() else _SCRATCH_CHUNK
-            fill_flat(in_memory, lambda out, start: fill(out), chunk, dtype=dtype, device=device)
+            fill_flat(in_memory, lambda out, start: fill(out), chunk, dtype=dtype, device=device, divisible=False)
         return tensor
 
     def _filler(self, law: Law, dtype: torch.dtype) -> tuple[Callable[[Tensor], object], int | None]:

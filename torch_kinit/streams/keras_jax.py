@@ -28,9 +28,7 @@ from torch_kinit.numerics.scratch import Scratch
 from torch_kinit.numerics.subnormals import affine_, flush_, rounded
 from torch_kinit.numerics.threefry import Key
 from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
-from torch_kinit.streams.pieces import CHUNK
 
-_PIECE = CHUNK  # values drawn at a time
 _BUFFERS = 8  # as many as a normal value takes
 
 
@@ -57,12 +55,10 @@ def draw(out: Tensor, key: Key, start: int, law: Law) -> None:
         _look_up(out, key, start, law)
         return
     cipher = threefry.Cipher(key)
-    scratch = Scratch(_BUFFERS, min(out.numel(), _PIECE), out.dtype)
+    scratch = Scratch(_BUFFERS, out.numel(), out.dtype)
     units_ = _units_64_ if out.dtype == torch.float64 else _units_
-    for first in range(0, out.numel(), _PIECE):
-        piece = out[first : first + _PIECE]
-        units_(piece, cipher, start + first, scratch)
-        _transform_(piece, law, scratch)
+    units_(out, cipher, start, scratch)
+    _transform_(out, law, scratch)
 
 
 def _transform_(x: Tensor, law: Law, scratch: Scratch) -> None:

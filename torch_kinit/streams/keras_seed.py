@@ -96,7 +96,9 @@ class KerasSeed(Source):
             return put(tensor, self.draw(whole_like(tensor), law))
         if self.backend == "torch":
             generator = torch.Generator().manual_seed(self.native_seed)
-            return fill_flat(tensor, lambda out, start: keras_torch.draw(out, generator, law), keras_torch.CHUNK)
+            return fill_flat(
+                tensor, lambda out, start: keras_torch.draw(out, generator, law), keras_torch.CHUNK, divisible=False
+            )
         if self.backend == "jax":
             return fill_flat(tensor, lambda out, start: keras_jax.draw(out, (self.seed, 0), start, law))
         chunk = keras_tensorflow.chunk_of(law)

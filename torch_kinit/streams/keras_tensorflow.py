@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torch_kinit.numerics import glibc, philox
+from torch_kinit.numerics.fma import sqrt_
 from torch_kinit.numerics.subnormals import affine_, rounded
 from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
 from torch_kinit.streams.pieces import CHUNK
@@ -76,14 +77,14 @@ def _truncated(out: Tensor, source: philox.Source, first: int, count: int) -> Te
     # A row of bools read as one integer: all() over so few columns takes longer than the draw.
     whole = accepted.view({2: torch.int16, 4: torch.int32}[size]).view(-1)
     rows = (whole != int.from_bytes(b"\1" * size)).nonzero().view(-1)
-    _refill(values, rows, lambda rows, tries: candidates(source, calls[rows] + tries))
+    _refill(values, rows, lambda rows, tries: candidates(source, calls.index_select(0, rows) + tries))
     return values
 
 
 def _refill(values: Tensor, rows: Tensor, draw: Callable[[Tensor, int], Tensor]) -> None:
     """Make these rows of `values` the first accepted of their own candidates and then those of `draw`."""
     size = values.shape[1]
-    drawn, tries, columns = values[rows], 0, torch.arange(size, device="cpu")
+    drawn, tries, columns = values.index_select(0, rows), 0, torch.arange(size, device="cpu")
     while rows.numel():
         tries += 1
         drawn = torch.cat((drawn, draw(rows, tries)), 1)
@@ -92,9 +93,10 @@ def _refill(values: Tensor, rows: Tensor, draw: Callable[[Tensor, int], Tensor])
         kept = drawn.masked_select(accepted)
         places = (counts.cumsum(0) - counts).unsqueeze(1) + columns
         # A row that is short takes some of the next one's, and is filled again.
-        values.index_copy_(0, rows, kept.take(places.clamp_(max=kept.numel() - 1)))
+        taken = kept.index_select(0, places.clamp_(max=kept.numel() - 1).view(-1))
+        values.index_copy_(0, rows, taken.view(places.shape))
         short = (counts < size).nonzero().view(-1)
-        rows, drawn = rows[short], drawn[short]
+        rows, drawn = rows.index_select(0, short), drawn.index_select(0, short)
 
 
 def _candidates(out: Tensor) -> _Candidates:
@@ -119,8 +121,7 @@ def _normals32(source: philox.Source, calls: Tensor) -> Tensor:
 
 
 def _radius32(unit: Tensor) -> Tensor:
-    squared = glibc.logf(unit.clamp_(min=_LEAST)).mul_(-2)
-    return squared.double().sqrt_().float()  # torch's float32 square root is not always rounded correctly
+    return sqrt_(glibc.logf(unit.clamp_(min=_LEAST)).mul_(-2))
 
 
 def _normals64(source: philox.Source, calls: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
+from torch_kinit.streams.pieces import SERIAL
 
-CHUNK = 1 << 15  # values drawn at a time: their candidates stay in cache
+CHUNK = SERIAL  # values drawn at a time: their candidates stay in cache
 _CANDIDATES = 4
 
 
@@ -35,7 +36,9 @@ def _truncated_(out: Tensor, generator: torch.Generator) -> None:
     """
     candidates = out.new_empty((out.numel(), _CANDIDATES)).normal_(0, 1, generator=generator)
     out.copy_(candidates[:, 0])
-    (outside,) = torch.where(out.abs().ge_(2))  # one in 22, for which the rest is worth looking at
-    candidates = candidates[outside]
-    first = (candidates.abs() < 2).max(-1, keepdim=True).indices
-    out[outside] = candidates.gather(-1, first).squeeze(-1)
+    (rows,) = torch.where(out.abs().ge_(2))  # one in 22, for which the rest is worth looking at
+    candidates = candidates.index_select(0, rows)
+    chosen = candidates[:, 0]
+    for column in reversed(candidates.unbind(1)):
+        chosen = torch.where(column.abs() < 2, column, chosen)
+    out.index_copy_(0, rows, chosen)

@@ -17,7 +17,7 @@ from torch_kinit.shards import boxes
 from torch_kinit.streams import compiled
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law
-from torch_kinit.streams.pieces import CHUNK, views
+from torch_kinit.streams.pieces import CHUNK, SERIAL, paced, views
 from torch_kinit.streams.source import Source
 
 _DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
@@ -116,10 +116,11 @@ class Key(Source):
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
                 if compiled.fill(*box, self.words, inverse):
                     continue
-                for piece, index in views(box, limit):
-                    if buffers is None or buffers.size < piece.numel():
-                        buffers = _Buffers(piece, self.words)
-                    buffers.fill(piece, index, inverse)
+                for piece, serial in paced(views(box, limit)):
+                    for part, index in views(piece, SERIAL) if serial and tensor.device.type == "cpu" else [piece]:
+                        if buffers is None or buffers.size < part.numel():
+                            buffers = _Buffers(part, self.words)
+                        buffers.fill(part, index, inverse)
         return tensor
 
 
@@ -134,12 +135,14 @@ class _Buffers:
         dtype, device = work_dtype(piece.dtype), piece.device
         self._words = torch.empty((3, self.size), dtype=torch.int32, device=device)
         self._out = torch.empty(self.size, dtype=dtype, device=device)
-        self._functions = exact.functions(Scratch(exact.BUFFERS, self.size, dtype, device))
+        self._scratch = Scratch(exact.BUFFERS, self.size, dtype, device)
+        self._functions = exact.functions(self._scratch)
         self._cipher = threefry.Cipher(key)
 
     def fill(self, piece: Tensor, index: Tensor, inverse: InverseCdf) -> None:
         """Fill a view of a tensor, of which `index` tells the flat indices."""
         count = piece.numel()
+        self._scratch.renew()
         x0, x1, scratch = self._words[:, :count]
         _encrypt(self._cipher, index, x0, x1, scratch)
         direct = piece.is_contiguous() and piece.dtype == self._out.dtype

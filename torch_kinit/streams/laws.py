@@ -54,27 +54,35 @@ class Law(ABC):
 
     def pdf(self, x: Values) -> Values:
         """The density at `x`; infinite at the value of a law that has one only."""
-        return self._of(self._pdf, x)
+        return self._at(x, self._pdf, lambda x, value: torch.where(x == value, math.inf, 0.0))
 
     def cdf(self, x: Values) -> Values:
         """The probability of a value of at most `x`."""
-        return self._of(self._cdf, x)
+        return self._at(x, self._cdf, torch.ge)
 
     def to_dict(self) -> dict[str, Any]:
         """The law as JSON has it; `law_from_dict` reads it."""
         arguments = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
         return {"law": type(self).__name__, "arguments": [x if math.isfinite(x) else str(x) for x in arguments]}
 
-    def _of(self, function: Callable[[Tensor], Tensor], x: Values) -> Values:
-        if isinstance(x, Tensor):
-            return function(x)
-        return float(function(torch.tensor(float(x), dtype=torch.float64, device="cpu")))
+    def _at(
+        self, x: Values, function: Callable[[Tensor], Tensor], of_one_value: Callable[[Tensor, float], Tensor]
+    ) -> Values:
+        """A function of `x`, computed in float32 at least; of a law of one value also of that, as the dtype has it."""
+        if not isinstance(x, Tensor):
+            return float(self._at(torch.tensor(float(x), dtype=torch.float64, device="cpu"), function, of_one_value))
+        wide = x if x.dtype.itemsize >= 4 else x.float()
+        return (function(wide) if self.std else of_one_value(wide, self.support(x.dtype)[0])).to(x.dtype)
 
     def _pdf(self, x: Tensor) -> Tensor:
-        return torch.where(x == self.mean, math.inf, 0.0).to(x.dtype)
+        raise ValueError(f"{self} has no density: its values are given one by one.")
 
-    def _cdf(self, x: Tensor) -> Tensor:
-        return (x >= self.mean).to(x.dtype)
+    _cdf = _pdf
+
+    def _within(self, x: Tensor, share: Tensor) -> Tensor:
+        """`share`, and exactly 0 and 1 from the bounds on."""
+        low, high = self.bounds
+        return torch.where(x >= high, 1.0, torch.where(x <= low, 0.0, share.clamp(0, 1)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Constant(Law):
         """The number as `dtype` rounds it, twice."""
         if abs(self.value) > torch.finfo(dtype).max:
             raise ValueError(f"`value` {self.value!r} does not fit in {dtype}.")
-        value = float(torch.tensor(self.value, dtype=torch.float64, device="cpu").to(dtype))
+        value = _round(self.value, torch.finfo(dtype), round)
         return value, value
 
 
@@ -150,7 +158,7 @@ class Uniform(Law):
         return self.low, self.high
 
     def _pdf(self, x: Tensor) -> Tensor:
-        return torch.where((x >= self.low) & (x <= self.high), 1 / (self.high - self.low), 0.0).to(x.dtype)
+        return ((x >= self.low) & (x <= self.high)).to(x.dtype) / (self.high - self.low)
 
     def _cdf(self, x: Tensor) -> Tensor:
         return ((x - self.low) / (self.high - self.low)).clamp(0, 1)
@@ -182,18 +190,14 @@ class Normal(Law):
         return self.mean - reach, self.mean + reach
 
     def support(self, dtype: torch.dtype) -> tuple[float, float]:
-        """All finite numbers of `dtype`."""
+        """All finite numbers of `dtype`; the mean alone if `std` is 0."""
         return _normal_support(self.mean, self.std, -math.inf, math.inf, dtype)
 
     def _pdf(self, x: Tensor) -> Tensor:
-        if self.std == 0:
-            return super()._pdf(x)
         z = (x - self.mean) / self.std
         return torch.exp(-z * z / 2) / (self.std * math.sqrt(2 * math.pi))
 
     def _cdf(self, x: Tensor) -> Tensor:
-        if self.std == 0:
-            return super()._cdf(x)
         share: Tensor = torch.special.erfc((x - self.mean) / (-self.std * math.sqrt(2)))
         return share / 2
 
@@ -234,11 +238,11 @@ class TruncatedNormal(Law):
 
     @property
     def mean(self) -> float:
-        return self.loc + self.scale * _standard_moments(self.lower, self.upper)[0]
+        return self.loc + self.scale * self._moments[0]
 
     @property
     def std(self) -> float:
-        return self.scale * _standard_moments(self.lower, self.upper)[1]
+        return self.scale * self._moments[1]
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -248,45 +252,40 @@ class TruncatedNormal(Law):
 
     def support(self, dtype: torch.dtype) -> tuple[float, float]:
         """The least and the greatest value that a tensor of `dtype` can get; an error if the law does not fit."""
-        if self.scale == 0:
-            return _normal_support(self.loc, 0.0, -math.inf, math.inf, dtype)
         return _normal_support(self.loc, self.scale, self.lower, self.upper, dtype)
 
     def _pdf(self, x: Tensor) -> Tensor:
-        if self.scale == 0:
-            return super()._pdf(x)
-        z, near, far = self._upper_tail(x)
-        if near > 0:  # the hazard at the nearer bound, times what the density falls by from there
-            peak = 1 / (mills_ratio(near) * (1 - _survival_ratio(near, far)))
-            density = torch.exp((z - near) * (z + near) / -2) * (peak / self.scale)
-        else:
-            peak = 1 / (math.sqrt(2 * math.pi) * (_ndtr(far) - _ndtr(near)))
-            density = torch.exp(z * z / -2) * (peak / self.scale)
-        return torch.where((z >= near) & (z <= far), density, 0.0).to(x.dtype)
+        origin = max(self.lower, -self.upper, 0.0)
+        density = _relative_density((x - self.loc) / self.scale, origin) / (self.scale * self._moments[2])
+        low, high = self.bounds
+        return torch.where((x >= low) & (x <= high), density, 0.0)
 
     def _cdf(self, x: Tensor) -> Tensor:
-        if self.scale == 0:
-            return super()._cdf(x)
-        z, near, far = self._upper_tail(x)
-        z = z.clamp(near, far)
-        if near > 0:  # of survival probabilities, which are small; their ratio is not
-            fall = torch.exp((z - near) * (z + near) / -2)
-            ratio = fall * torch.special.erfcx(z * math.sqrt(0.5)) * (math.sqrt(math.pi / 2) / mills_ratio(near))
-            share = (1 - ratio) / (1 - _survival_ratio(near, far))
+        z, lower, upper, mass = (x - self.loc) / self.scale, self.lower, self.upper, self._moments[2]
+        if lower > 0:
+            share = (_tail_mass(z.new_tensor(lower), lower) - _tail_mass(z, lower)) / mass
+        elif upper < 0:
+            share = (_tail_mass(-z, -upper) - _tail_mass(z.new_tensor(-lower), -upper)) / mass
         else:
-            low, high = _ndtr(near), _ndtr(far)
-            share = (torch.special.erfc(z * -math.sqrt(0.5)) / 2 - low) / (high - low)
-        share = share.clamp(0, 1)
-        return share if self._is_upper else 1 - share
+            below = math.erfc(-lower * math.sqrt(0.5))
+            share = (torch.special.erfc(z * -math.sqrt(0.5)) - below) * (math.sqrt(math.pi / 2) / mass)
+        return self._within(x, share)
 
     @property
-    def _is_upper(self) -> bool:
-        return self.lower + self.upper >= 0
+    def _moments(self) -> tuple[float, float, float]:
+        return _standard_moments(self.lower, self.upper)
 
-    def _upper_tail(self, x: Tensor) -> tuple[Tensor, float, float]:
-        """`x` and the bounds in standard deviations, mirrored so that the bound nearer to the mean is the lower one."""
-        z = (x - self.loc) / self.scale
-        return (z, self.lower, self.upper) if self._is_upper else (-z, -self.upper, -self.lower)
+
+def _relative_density(z: Tensor, origin: float) -> Tensor:
+    """The density of N(0, 1) at `z` over that at `origin`."""
+    ratio: Tensor = torch.exp((z - origin) * (z + origin) / -2)
+    return ratio
+
+
+def _tail_mass(z: Tensor, origin: float) -> Tensor:
+    """The integral of `_relative_density` from `z`, which is positive, to infinity: it does not underflow with it."""
+    mills: Tensor = torch.special.erfcx(z * math.sqrt(0.5)) * math.sqrt(math.pi / 2)
+    return _relative_density(z, origin) * mills
 
 
 @dataclass(frozen=True)
@@ -314,16 +313,16 @@ class OrthogonalEntries(Law):
 
     def _pdf(self, x: Tensor) -> Tensor:
         n, gain = self.longer, abs(self.gain)
-        if n < 2 or gain == 0:
-            raise ValueError("An orthogonal matrix of one entry, or of gain 0, has no density.")
+        if n < 2:
+            return super()._pdf(x)
         scale = math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2)) / (math.sqrt(math.pi) * gain)
-        return torch.where(x.abs() <= gain, (1 - (x / gain) ** 2).clamp(min=0) ** ((n - 3) / 2) * scale, 0.0)
+        log = torch.special.xlog1py((n - 3) / 2, -((x / gain) ** 2).clamp(max=1))
+        return torch.where(x.abs() <= gain, log.exp() * scale, 0.0)
 
     def _cdf(self, x: Tensor) -> Tensor:
         """By Simpson's rule in the angle t with entry = gain * sin(t), whose density is cos(t)**(longer - 2)."""
-        if self.longer < 2 or self.gain == 0:
-            half = 0.5 * (x >= -abs(self.gain)) + 0.5 * (x >= abs(self.gain))
-            return half.to(x.dtype)
+        if self.longer < 2:
+            return 0.5 * (x >= -abs(self.gain)) + 0.5 * (x >= abs(self.gain))
         power = self.longer - 2
         scale = math.exp(math.lgamma(self.longer / 2) - math.lgamma((self.longer - 1) / 2)) / math.sqrt(math.pi)
         widest = min(math.pi / 2, 12 / math.sqrt(self.longer))  # beyond which no probability is left
@@ -331,8 +330,8 @@ class OrthogonalEntries(Law):
         total = torch.zeros_like(angle)
         for i in range(_NODES + 1):
             weight = 1 if i in (0, _NODES) else 4 if i % 2 else 2
-            total += weight * torch.cos(angle * (i / _NODES)) ** power
-        return (0.5 + scale * total * angle / (3 * _NODES)).clamp(0, 1)
+            total += weight * torch.special.xlog1py(power / 2, -(torch.sin(angle * (i / _NODES)) ** 2)).exp()
+        return self._within(x, 0.5 + scale * total * angle / (3 * _NODES))
 
 
 _NODES = 256  # an even number; enough for the 1e-7 that float32 can tell
@@ -360,11 +359,6 @@ class Entries(Law):
     def bounds(self) -> tuple[float, float]:
         return self.least, self.greatest
 
-    def _pdf(self, x: Tensor) -> Tensor:
-        raise ValueError("The values of this tensor are given one by one; they have no density.")
-
-    _cdf = _pdf
-
 
 _BY_NAME: dict[str, Callable[..., Law]] = {
     cls.__name__: cls for cls in (Constant, Uniform, Normal, TruncatedNormal, OrthogonalEntries, Entries)
@@ -374,17 +368,6 @@ _BY_NAME: dict[str, Callable[..., Law]] = {
 def law_from_dict(data: Any) -> Law:
     """The law that `to_dict` wrote."""
     return _BY_NAME[data["law"]](*(float(x) if isinstance(x, str) else x for x in data["arguments"]))
-
-
-def _ndtr(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def _survival_ratio(near: float, far: float) -> float:
-    """P(Z > far) / P(Z > near) of a standard normal, for 0 < near <= far."""
-    if far == math.inf:
-        return 0.0
-    return math.exp((far - near) * (far + near) / -2) * mills_ratio(far) / mills_ratio(near)
 
 
 def mills_ratio(x: float) -> float:
@@ -407,8 +390,8 @@ _QUADRATURE = [
 
 
 @functools.lru_cache(64)
-def _standard_moments(lower: float, upper: float) -> tuple[float, float]:
-    """Mean and std of a truncated standard normal.
+def _standard_moments(lower: float, upper: float) -> tuple[float, float, float]:
+    """Mean and std of a truncated standard normal, and its probability over the density where that is greatest.
 
     By quadrature in the distance from the bound nearer to zero, in which nothing underflows or cancels.
     """
@@ -424,7 +407,7 @@ def _standard_moments(lower: float, upper: float) -> tuple[float, float]:
     total = math.fsum(w for _, w in weighted)
     m = math.fsum(d * w for d, w in weighted) / total
     variance = math.fsum((d - m) ** 2 * w for d, w in weighted) / total
-    return sign * (origin + m), math.sqrt(variance)
+    return sign * (origin + m), math.sqrt(variance), half * total * math.pi / 64  # the nodes' step is 1 / 32
 
 
 def _normal_support(mean: float, std: float, lower: float, upper: float, dtype: torch.dtype) -> tuple[float, float]:
@@ -437,6 +420,8 @@ def _normal_support(mean: float, std: float, lower: float, upper: float, dtype: 
             f"`mean`={mean!r} and `std`={std!r} give values up to {max(-least, most):.3g}, "
             f"which {dtype} cannot hold (its largest is {largest:.3g})."
         )
+    if std == 0:
+        return (_round(mean, torch.finfo(dtype), round),) * 2
     if lower == -math.inf and upper == math.inf:
         return -largest, largest
     return representable(max(mean + std * lower, -largest), min(mean + std * upper, largest), dtype)

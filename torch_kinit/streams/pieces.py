@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 # Values drawn at a time from a Key or KerasSeed. A draw is a hundred short passes over a piece: in smaller pieces their
-# dispatch counts, in larger ones they leave the caches. torch shares out passes of 2**15 values or more among threads.
+# dispatch counts, in larger ones they leave the caches.
 CHUNK = 1 << 18
+SERIAL = 1 << 15  # up to which torch does not share a pass among threads
+_MANY = 8  # pieces from which on it pays to try which way is the faster
+
+Piece = TypeVar("Piece")
+
+
+def paced(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
+    """Each piece of a draw, and whether to draw it serially, in parts of `SERIAL` values.
+
+    All threads have to finish each of a piece's hundred passes. On two cores that nobody else uses that takes half the
+    time of one thread; on cores that others use, up to ten times as long. So both ways are tried, and the faster kept.
+    """
+    waiting = list(pieces)
+    many = len(waiting) >= _MANY and torch.get_num_threads() > 1
+    trials = [True, False, True] if many else [True]  # the first piece may wait for memory
+    seconds: dict[bool, float] = {}
+    for i, piece in enumerate(waiting):
+        serial = trials[i] if i < len(trials) else min(seconds, key=seconds.__getitem__)
+        start = time.perf_counter()
+        yield piece, serial
+        seconds[serial] = time.perf_counter() - start
 
 
 def views(tensors: tuple[Tensor, ...], limit: int) -> Iterator[tuple[Tensor, ...]]:
@@ -38,12 +61,14 @@ def fill_flat(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    divisible: bool = True,
 ) -> Tensor:
     """Call `draw(out, start)` for pieces of `tensor`; it fills `out`, contiguous, with the values from `start` on.
 
     Pieces go in row-major order and begin at multiples of `chunk`. The last one has at least 16 values, if all together
     are as many, since torch's generators make normal values in groups of 16. `out` has the given dtype (None for the
-    tensor's) and device; it is the tensor's own memory, where that has both and is contiguous.
+    tensor's) and device; it is the tensor's own memory, where that has both and is contiguous. Of a `divisible` draw
+    any part can be drawn by itself.
     """
     total = tensor.numel()
     if total == 0 or tensor.is_meta:
@@ -53,12 +78,12 @@ def fill_flat(
         direct = tensor.dtype == dtype and tensor.device.type == torch.device(device).type and tensor.is_contiguous()
         flat = tensor.view(-1) if direct else None
         starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
-        for start, stop in zip(starts, [*starts[1:], total], strict=True):
-            if flat is not None:
-                draw(flat[start:stop], start)
-            else:
-                out = torch.empty(stop - start, dtype=dtype, device=device)
-                draw(out, start)
+        for (start, stop), serial in paced(zip(starts, [*starts[1:], total], strict=True)):
+            out = torch.empty(stop - start, dtype=dtype, device=device) if flat is None else flat[start:stop]
+            step = SERIAL if serial and divisible else out.numel()
+            for first in range(0, out.numel(), step):
+                draw(out[first : first + step], start + first)
+            if flat is None:
                 _write(tensor, start, out)
                 del out  # before the next one is made
     return tensor

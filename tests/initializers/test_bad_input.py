@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
+from torch_kinit.streams.generator import as_source
 
 NAN, INF = math.nan, math.inf
 
@@ -158,10 +159,10 @@ def test_a_generator_of_another_accelerator_is_refused():
 def test_the_generator_check_sees_devices():
     """The check itself, without an accelerator: a meta-like device pair that differs is refused."""
     with pytest.raises(ValueError, match="pass a generator of the tensor's device, or a CPU one"):
-        kinit._checks.generator(_OnCuda(), torch.device("cpu"))
-    assert kinit._checks.generator(_OnCuda(), torch.device("cuda:0")) is not None
+        as_source(_OnCuda(), torch.device("cpu"))
+    assert as_source(_OnCuda(), torch.device("cuda:0")) is not None
     with pytest.raises(ValueError, match="`generator` is on cuda:0 and the tensor on cuda:1"):
-        kinit._checks.generator(_OnCuda(), torch.device("cuda:1"))
+        as_source(_OnCuda(), torch.device("cuda:1"))
 
 
 class _OnCuda(torch.Generator):

@@ -242,10 +242,10 @@ class Largest(TorchDispatchMode):
 
 
 def touched(rank):
-    """The largest storage of each draw over that of the rank's part, 4 MiB of 32."""
+    """The largest storage of each draw over that of the rank's part, 16 MiB of 128."""
     mesh, found = init_device_mesh("cpu", (8,)), []
     for fill, layout, dim in itertools.product(RANDOM[:-1], ("torch", "keras"), (0, 1)):
-        tensor = made((4096, 2048), (Shard(dim),), mesh)
+        tensor = made((8192, 4096), (Shard(dim),), mesh)
         with Largest() as largest:
             fill(tensor, layout=layout, generator=KEY)
         found.append(largest.bytes / tensor._local_tensor.untyped_storage().nbytes())

@@ -16,11 +16,11 @@ def check_covered(model, plan):
     names = [name for step in plan for name in (step.name, *step.tied) if step.kind == "parameter"]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters(remove_duplicate=False))
     for step in plan:
-        assert step.moments is not None, step.name
+        assert step.law is not None, step.name
         values = model.get_parameter(step.name) if step.kind == "parameter" else model.get_buffer(step.name)
-        values, law = values.detach().double(), step.moments
-        assert float(values.min()) >= law.low - 1e-6, step.name
-        assert float(values.max()) <= law.high + 1e-6, step.name
+        values, law = values.detach().double(), step.law
+        assert float(values.min()) >= law.bounds[0] - 1e-6, step.name
+        assert float(values.max()) <= law.bounds[1] + 1e-6, step.name
         # Of a law's sample std, the relative error is at most 0.707/sqrt(n), a normal's. An orthogonal's is smaller.
         assert float(values.std(correction=0)) == pytest.approx(
             law.std, rel=6 * 0.707 / math.sqrt(values.numel()), abs=1e-7

@@ -205,15 +205,17 @@ def test_step_fields():
     assert (step.dtype, step.kind, step.tied, step.blocks, step.fans) == ("float32", "parameter", (), 1, (12, 2))
     assert (str(step.initializer), step.rule) == ("he_uniform", "'head'")
     limit = math.sqrt(6 / 12)  # He et al. 2015
-    assert step.moments == pytest.approx((0.0, limit / math.sqrt(3), -limit, limit))
+    assert step.law == kinit.Uniform(-limit, limit)
+    assert step.std == pytest.approx(limit / math.sqrt(3))
     packed = plan["attend.in_proj_weight"]
     assert (packed.blocks, packed.fans, packed.shape) == (3, (12, 12), (36, 12))
     assert packed.std == pytest.approx(1 / math.sqrt(12))  # Glorot and Bengio 2010
     recurrent = plan["read.weight_hh_l0"]
     assert (recurrent.fans, str(recurrent.initializer), recurrent.rule) == (None, "orthogonal", "Keras default")
     statistic = plan["norm.running_var"]
-    assert (statistic.role, statistic.kind, statistic.moments) == ("moving_variance", "buffer", (1.0, 0.0, 1.0, 1.0))
+    assert (statistic.role, statistic.kind, statistic.law) == ("moving_variance", "buffer", kinit.Constant(1.0))
     counter = plan["norm.num_batches_tracked"]
     assert (counter.dtype, counter.shape) == ("int64", ())
     forget = plan["read.bias_ih_l0"]  # one block of four holds ones
-    assert forget.moments == pytest.approx((0.25, math.sqrt(0.25 * 0.75), 0.0, 1.0))
+    assert (forget.law.mean, forget.std) == pytest.approx((0.25, math.sqrt(0.25 * 0.75)))
+    assert forget.law.bounds == (0.0, 1.0)

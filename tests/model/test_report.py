@@ -80,14 +80,14 @@ NOT_PLANS = {
     "steps missing": {k: v for k, v in written().items() if k != "steps"},
     "unknown convention": written() | {"convention": "keras-9"},
     "a step that is none": written() | {"steps": ["weight"]},
-    "a step without moments": written() | {"steps": [{"name": "weight"}]},
+    "a step without fields": written() | {"steps": [{"name": "weight"}]},
     "unknown field": written() | {"steps": [written()["steps"][0] | {"colour": "red"}]},
     "unknown initializer": written()
     | {"steps": [written()["steps"][0] | {"initializer": {"name": "he", "arguments": {}}}]},
     "initializer that is none": written() | {"steps": [written()["steps"][0] | {"initializer": "he_normal_"}]},
     "arguments that are none": written()
     | {"steps": [written()["steps"][0] | {"initializer": {"name": "zeros_", "arguments": []}}]},
-    "moments that are none": written() | {"steps": [written()["steps"][0] | {"moments": [0.0]}]},
+    "a law that is none": written() | {"steps": [written()["steps"][0] | {"law": {"law": "Cauchy", "arguments": [0.0]}}]},
 }
 
 

@@ -178,7 +178,7 @@ def law(identifier: Any, shape_or_tensor: Any, *, layout: str = "torch", fans: A
 
     Example:
         >>> law("he_normal", (64, 100))
-        TruncatedNormal(mean=0.0, std=0.16077447771474068, lower=-2.0, upper=2.0)
+        TruncatedNormal(mean=0.0, std=0.16077447771479306, lower=-2.0, upper=2.0)
         >>> law("orthogonal", (64, 100)).std
         0.1
     """

@@ -51,6 +51,7 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
         ValueError: `value` is not finite, does not fit in the dtype, or does not broadcast.
 
     Example:
+        >>> import torch
         >>> constant_(torch.empty(2, 3), 0.5)
         tensor([[0.5000, 0.5000, 0.5000],
                 [0.5000, 0.5000, 0.5000]])
@@ -110,6 +111,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     """Fill `tensor` with zeros.
 
     Example:
+        >>> import torch
         >>> zeros_(torch.ones(3))
         tensor([0., 0., 0.])
 
@@ -122,6 +124,7 @@ def ones_(tensor: Tensor) -> Tensor:
     """Fill `tensor` with ones.
 
     Example:
+        >>> import torch
         >>> ones_(torch.zeros(3))
         tensor([1., 1., 1.])
 
@@ -148,6 +151,7 @@ def unit_forget_bias_(
         ValueError: `tensor` is not a vector of a size divisible by four.
 
     Example:
+        >>> import torch
         >>> unit_forget_bias_(torch.empty(8))
         tensor([0., 0., 1., 1., 0., 0., 0., 0.])
 
@@ -198,6 +202,7 @@ def random_normal_(
         ValueError: an argument is NaN, infinite or negative, or the law does not fit in the tensor's dtype.
 
     Example:
+        >>> import torch
         >>> w = random_normal_(torch.empty(1000, 100), generator=torch.Generator().manual_seed(0))
         >>> bool(abs(w.std() - 0.05) < 0.001)
         True
@@ -229,6 +234,7 @@ def random_uniform_(
         ValueError: an argument is not finite, `low >= high`, or no value of the dtype lies between them.
 
     Example:
+        >>> import torch
         >>> w = random_uniform_(torch.empty(5, dtype=torch.bfloat16), 0.1, 0.3)
         >>> bool((w >= 0.1).all() and (w <= 0.3).all())
         True
@@ -268,6 +274,7 @@ def trunc_normal_(
         ValueError: an argument is NaN or negative, `lower >= upper`, or the law does not fit in the dtype.
 
     Example:
+        >>> import torch
         >>> w = trunc_normal_(torch.empty(1000, 100), std=0.5)
         >>> bool(w.abs().max() <= 1.0)
         True

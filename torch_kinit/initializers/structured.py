@@ -48,6 +48,7 @@ def orthogonal_(
             finite.
 
     Example:
+        >>> import torch
         >>> w = orthogonal_(torch.empty(3, 5, dtype=torch.float64), gain=2.0)
         >>> torch.allclose(w @ w.T, 4 * torch.eye(3, dtype=torch.float64))
         True
@@ -115,6 +116,7 @@ def identity_(tensor: Tensor, gain: float = 1.0) -> Tensor:
         ValueError: `tensor` has not two axes, or `gain` is not finite.
 
     Example:
+        >>> import torch
         >>> identity_(torch.empty(2, 3), gain=0.5)
         tensor([[0.5000, 0.0000, 0.0000],
                 [0.0000, 0.5000, 0.0000]])
@@ -165,6 +167,7 @@ def stft_(
         ValueError: an unknown name, a kernel of another shape, or a window of another length.
 
     Example:
+        >>> import torch
         >>> stft_(torch.empty(3, 1, 4), window=None).squeeze(1).abs().round()
         tensor([[1., 1., 1., 1.],
                 [1., 0., 1., 0.],

@@ -136,6 +136,7 @@ def rules_from_keras(
     The seeds in the config are left out; `replay_keras` draws the very numbers.
 
     Example:
+        >>> from torch import nn
         >>> config = {"class_name": "Sequential", "config": {"layers": [
         ...     {"class_name": "Dense", "config": {"units": 2, "kernel_initializer": "he_normal"}}]}}
         >>> rules_from_keras(config, nn.Sequential(nn.Linear(3, 2)))

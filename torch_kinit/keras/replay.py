@@ -80,6 +80,7 @@ def replay_keras(
     Keras draws it, and `from_keras` keeps it.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
         >>> done = replay_keras(model, 0, backend="jax")
         >>> done["0.weight"].seeds, done["3.weight"].seeds

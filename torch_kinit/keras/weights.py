@@ -38,6 +38,7 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
             meta device; an `order` that leaves weights out.
 
     Example:
+        >>> from torch import nn
         >>> [array.shape for array in to_keras(nn.Sequential(nn.Conv2d(3, 8, 5), nn.GRU(8, 4)))]
         [(5, 5, 3, 8), (8,), (8, 12), (4, 12), (2, 12)]
     """
@@ -64,6 +65,8 @@ def from_keras(
     LSTM or RNN is set to zero.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> a, b = nn.LSTM(3, 4), nn.LSTM(3, 4)
         >>> from_keras(b, to_keras(a))
         >>> x = torch.randn(5, 2, 3)

@@ -97,6 +97,7 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         TypeError: `cls` is not a module class, or `layout` is not callable.
 
     Example: GPT-2's Conv1D keeps its weight as (in, out), which is Keras' layout.
+        >>> from torch import nn
         >>> import torch
         >>> class Conv1D(nn.Module):
         ...     def __init__(self, out_features, in_features):

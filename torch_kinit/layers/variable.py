@@ -53,6 +53,7 @@ class Variable:
         row: (index, rows) where this tensor is one of so many rows of one variable of Keras'.
 
     Example:
+        >>> import torch
         >>> Variable("kernel", "weight").views(torch.empty(8, 4, 3, 5))[0].shape
         torch.Size([3, 5, 4, 8])
     """

@@ -13,6 +13,7 @@ from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task, source_of
 from torch_kinit.model.materialize import Device, allocate, target_device
 from torch_kinit.model.targets import holder_of, parametrized_value
+from torch_kinit.streams.key import Key
 
 
 def param_init_fn(
@@ -45,6 +46,8 @@ def param_init_fn(
         A function of a module, which initializes what this module holds itself, children aside.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> with torch.device("meta"):
         ...     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
         >>> initialize = param_init_fn(model, {nn.Linear: "he_normal"}, seed=0, device="cpu")
@@ -55,7 +58,7 @@ def param_init_fn(
     """
     where = _accelerator_or_cpu() if device is None else target_device(device)
     made = plan(model, rules, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
-    execution = Execution(made, model, source_of(None, seed, prefix))  # by names as they are now
+    execution = Execution(made, model, source_of(Key(seed), None, prefix))  # by names as they are now
     pending.refuse_unset(execution.untouched, model)
     _refuse_real(execution.tasks)
     known, waiting = set(model.modules()), _by_holder(execution.tasks, model)

@@ -41,6 +41,8 @@ def materialize(model: Model, device: Device) -> Model:
         The model.
 
     Example: a buffer that only `__init__` computes, as rotary position embeddings have, is set by a rule.
+        >>> import torch
+        >>> from torch import nn
         >>> from torch_kinit import apply
         >>> class Rotary(nn.Module):
         ...     def __init__(self, width):

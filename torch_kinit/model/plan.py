@@ -26,6 +26,7 @@ class Plan:
     model.
 
     Example:
+        >>> from torch import nn
         >>> import torch_kinit as kinit
         >>> plan = kinit.plan(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), {"1": "he_normal"})
         >>> [step.name for step in plan]

@@ -43,6 +43,7 @@ class UnusedRuleError(ValueError):
     """A rule, or one of its roles, matched nothing in the model.
 
     Example:
+        >>> from torch import nn
         >>> import torch_kinit as kinit
         >>> try:
         ...     kinit.plan(nn.Linear(3, 2), {"wieght": "he_normal"})
@@ -57,6 +58,7 @@ class UncoveredParameterError(ValueError):
     """A parameter has no rule and no Keras default, such as a raw nn.Parameter.
 
     Example:
+        >>> from torch import nn
         >>> import torch, torch_kinit as kinit
         >>> model = nn.ParameterDict({"scale": nn.Parameter(torch.ones(3))})
         >>> try:
@@ -73,6 +75,7 @@ class TiedParameterError(ValueError):
     """Two layers share a parameter, and rules ask for different initializers of it.
 
     Example:
+        >>> from torch import nn
         >>> import torch_kinit as kinit
         >>> model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
         >>> model[1].weight = model[0].weight

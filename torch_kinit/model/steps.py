@@ -49,6 +49,7 @@ class Step:
         seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
 
     Example:
+        >>> from torch import nn
         >>> import torch_kinit as kinit
         >>> step = kinit.plan(nn.Linear(3, 8))["weight"]
         >>> step.role, str(step.initializer), step.fans, step.law

@@ -51,6 +51,7 @@ class KerasSeed(Source):
         * Keras on torch lets 4 in a million truncated values lie outside the bounds; they are reproduced.
 
     Example:
+        >>> import torch
         >>> from torch_kinit import glorot_uniform_
         >>> glorot_uniform_(torch.empty(2, 3), generator=KerasSeed(42, backend="jax"))
         tensor([[ 0.1462, -0.2592,  0.6269],

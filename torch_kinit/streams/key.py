@@ -48,6 +48,7 @@ class Key(Source):
     sums apart (orthogonal_, by LAPACK's QR, agrees to rounding).
 
     Example:
+        >>> import torch
         >>> from torch_kinit import he_normal_
         >>> a = he_normal_(torch.empty(4, 3), generator=Key(0))
         >>> b = he_normal_(torch.empty(4, 3, dtype=torch.bfloat16).t().contiguous().t(), generator=Key(0))

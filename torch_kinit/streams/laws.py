@@ -132,6 +132,7 @@ class Uniform(Law):
         high: the greatest value, more than `low`.
 
     Example:
+        >>> import torch
         >>> law = Uniform(-1.0, 1.0)
         >>> law.mean, law.cdf(0.5), law.pdf(torch.tensor([0.0, 2.0]))
         (0.0, 0.75, tensor([0.5000, 0.0000]))
@@ -330,7 +331,8 @@ class OrthogonalEntries(Law):
         total = torch.zeros_like(angle)
         for i in range(_NODES + 1):
             weight = 1 if i in (0, _NODES) else 4 if i % 2 else 2
-            total += weight * torch.special.xlog1py(power / 2, -(torch.sin(angle * (i / _NODES)) ** 2)).exp()
+            log = torch.log1p(-(torch.sin(angle * (i / _NODES)) ** 2)).clamp_(min=-200)  # -inf times no power is NaN
+            total += log.mul_(power / 2).exp_().mul_(weight)
         return self._within(x, 0.5 + scale * total * angle / (3 * _NODES))
 
 

@@ -42,11 +42,6 @@ class Recipe:
         """All arguments of a function of ours: those given, and the defaults of the others."""
         return {**PARAMETERS[self.function], **self.arguments}
 
-    @property
-    def own_source(self) -> Any:
-        """The generator that an initializer of ours was given; None for none."""
-        return self.arguments.get("generator") if self.ours else None
-
     def accepts(self, argument: str) -> bool:
         """Whether the function takes an argument of this name."""
         if self.ours:
@@ -61,6 +56,10 @@ class Recipe:
         passed = {k: v for k, v in context.items() if v is not None and self.accepts(k)}
         self.function(tensor, **{**passed, **self.arguments})
 
+    def without_generator(self) -> Recipe:
+        """The same, to draw from the source that it is given."""
+        return Recipe(self.function, {k: v for k, v in self.arguments.items() if k != "generator"})
+
     def law_for(self, tensor: Tensor, layout: str = "torch", fans: tuple[int, int] | None = None) -> Law | None:
         """The law of the values that this initializer of ours gives a tensor on the meta device; None if none is known.
 
@@ -69,8 +68,7 @@ class Recipe:
         """
         layout = self.arguments.get("layout", layout)
         finder, own = LawFinder(), self.arguments.get("generator")
-        bare = Recipe(self.function, {k: v for k, v in self.arguments.items() if k != "generator"})
-        bare(tensor, layout=layout, fans=fans, generator=finder)
+        self.without_generator()(tensor, layout=layout, fans=fans, generator=finder)
         if own is not None:
             as_source(own, tensor.device)
             self(tensor, layout=layout, fans=fans)

@@ -61,66 +61,47 @@ class Task:
 
     def fill(self, tensor: Tensor) -> None:
         """Fill a tensor like the target's."""
+        variable, drawn = self.variable, self.law is not None and self.law.drawn
         if not tensor.dtype.is_floating_point and self.recipe.ours:
             put(tensor, exact_values(self.recipe, tensor))
-            return
-        if isinstance(self.law, Constant):
+        elif isinstance(self.law, Constant):
             tensor.fill_(self.law.value)
-        elif self.law is not None and self.law.drawn:
-            self._draw(tensor, self.law)
         elif not self.recipe.ours and isinstance(self.source, Key):
             self._fill_natively(tensor, self.source)
-        elif self.variable is None or wants_parameter(self.recipe, self.variable):
+        elif variable is None or wants_parameter(self.recipe, variable):
             source = self.step.seeds[0] if self.step.seeds else self.source
-            self.recipe(tensor, generator=source.argument)
+            self._fill_view(tensor, self.recipe.arguments.get("layout", "torch"), source)
+        elif drawn and isinstance(self.source, Key) and not self.step.seeds:
+            self._fill_view(tensor, "torch", self.source)  # by the index in the whole tensor
         elif is_distributed(tensor):
             whole = whole_like(tensor)
-            self._fill_blocks(whole, self.variable)
+            self._fill_blocks(whole, variable)
             put(tensor, whole)
         else:
-            self._fill_blocks(tensor, self.variable)
-        if self.variable is not None and self.variable.zero_row is not None:
-            zero_row(tensor, self.variable.zero_row)
-
-    def _draw(self, tensor: Tensor, law: Law) -> None:
-        """Fill a tensor each of whose values is drawn by itself."""
-        if self.variable is None or wants_parameter(self.recipe, self.variable):
-            source = self.step.seeds[0] if self.step.seeds else self.source
-            source.draw(in_layout(tensor, self.recipe.arguments.get("layout", "torch"), source.layout), law)
-        elif isinstance(self.source, Key) and not self.step.seeds:
-            self.source.draw(tensor, law)  # which goes by the index in the whole tensor
-        elif is_distributed(tensor):
-            whole = whole_like(tensor)
-            self._draw(whole, law)
-            put(tensor, whole)
-        else:
-            self._each_block(
-                tensor, self.variable, lambda view, source: source.draw(in_layout(view, "keras", source.layout), law)
-            )
+            self._fill_blocks(tensor, variable)
+        if variable is not None and variable.zero_row is not None:
+            zero_row(tensor, variable.zero_row)
 
     def _fill_blocks(self, tensor: Tensor, variable: Variable) -> None:
         """Fill each variable of Keras' that a tensor packs, or is a row of, from a source of its own."""
-        arguments = {k: v for k, v in self.recipe.arguments.items() if k != "generator"}
-        recipe = Recipe(self.recipe.function, arguments)
-        self._each_block(
-            tensor,
-            variable,
-            lambda view, source: recipe(view, layout="keras", fans=variable.fans, generator=source.argument),
-        )
-
-    def _each_block(self, tensor: Tensor, variable: Variable, fill: Callable[[Tensor, Source], object]) -> None:
-        """Fill each variable of Keras' that a tensor packs from its source."""
-        blocks = itertools.count()
+        sources: Iterator[Source] = iter(self.step.seeds or map(self.source.for_block, itertools.count()))
 
         def fill_view(view: Tensor) -> None:
-            i = next(blocks)
-            source = self.step.seeds[i] if self.step.seeds else self.source.for_block(i)
+            source = next(sources)
             if variable.row is not None:
                 index, rows = variable.row
                 source = source.for_row(index * view.numel(), rows * view.numel())
-            fill(view, source)
+            self._fill_view(view, "keras", source, variable.fans)
 
         variable.fill(tensor, fill_view)
+
+    def _fill_view(self, view: Tensor, layout: str, source: Source, fans: tuple[int, int] | None = None) -> None:
+        if self.law is not None and self.law.drawn:
+            source.draw(in_layout(view, layout, source.layout), self.law)
+        elif self.recipe.ours:
+            self.recipe.without_generator()(view, layout=layout, fans=fans, generator=source.argument)
+        else:
+            self.recipe(view, generator=source.argument)
 
     def _fill_natively(self, tensor: Tensor, key: Key) -> None:
         """Let another's initializer draw from torch's generators, seeded by `key`, in row-major order."""

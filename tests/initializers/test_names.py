@@ -36,7 +36,11 @@ def test_a_keras_class_or_object_is_taken(cls):
     assert kinit.serialize(kinit.get(cls())) == K.serialize(cls())
 
 
-@pytest.mark.parametrize("name", ["Initializer", "initializer", K.Initializer, K.Initializer()], ids=str)
+@pytest.mark.parametrize(
+    "name",
+    ["Initializer", "initializer", K.Initializer, K.Initializer()],
+    ids=["name", "lower-case name", "class", "instance"],
+)
 def test_the_abstract_class_is_refused(name):
     """Keras' abstract Initializer, which raises when it is called, is refused at once."""
     with pytest.raises(ValueError, match=r"'[Ii]nitializer'"):

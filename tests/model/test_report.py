@@ -87,7 +87,8 @@ NOT_PLANS = {
     "initializer that is none": written() | {"steps": [written()["steps"][0] | {"initializer": "he_normal_"}]},
     "arguments that are none": written()
     | {"steps": [written()["steps"][0] | {"initializer": {"name": "zeros_", "arguments": []}}]},
-    "a law that is none": written() | {"steps": [written()["steps"][0] | {"law": {"law": "Cauchy", "arguments": [0.0]}}]},
+    "a law that is none": written()
+    | {"steps": [written()["steps"][0] | {"law": {"law": "Cauchy", "arguments": [0.0]}}]},
 }
 
 

@@ -137,6 +137,36 @@ def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):
     kernels._kernel.cache_clear()
 
 
+def test_a_failure_does_not_outlast_its_context(monkeypatch):
+    """Where one compile failed, the next compiled() compiles again; the warning points at the line that drew."""
+    failing, ran = [True], []
+
+    def compile_(function, **settings):
+        def call(*arguments):
+            if failing:
+                raise RuntimeError(failing.pop())
+            ran.append(arguments)
+            function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    kernels._kernel.cache_clear()
+    law = LAWS["uniform"]
+    eager = drawn(law, LEAST)
+    with compiled():
+        with pytest.warns(UserWarning, match=r"torch\.compile failed on cpu \(RuntimeError: True\)") as warned:
+            check_same(law(torch.empty(LEAST), generator=KEY), eager)
+        assert [warning.filename for warning in warned] == [__file__]
+        with compiled():  # the same context, to the end of the outer one
+            check_same(drawn(law, LEAST), eager)
+        assert not ran
+    with compiled():
+        check_same(drawn(law, LEAST), eager)
+    assert len(ran) == 1
+    kernels._kernel.cache_clear()
+
+
 def test_without_a_key_nothing_is_compiled(monkeypatch):
     """torch's generators draw as ever."""
     monkeypatch.setattr(kernels, "_run", pytest.fail)

@@ -38,10 +38,7 @@ PARAMETERS = {
     "narrow": (1.0, 1.0009765625),
 }
 LAWS_OF_PARAMETERS = {
-    f"{name}, {law}": (law, (a, b))
-    for name, (a, b) in PARAMETERS.items()
-    for law in LAWS
-    if law != "uniform" or a < b
+    f"{name}, {law}": (law, (a, b)) for name, (a, b) in PARAMETERS.items() for law in LAWS if law != "uniform" or a < b
 }
 KERAS = "import keras; result = getattr(keras.random, law)(shape, a, b, dtype=dtype, seed=seed)"
 

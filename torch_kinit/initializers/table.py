@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch_kinit.initializers import plain, scaled, structured
-from torch_kinit.streams.laws import Constant, Law, OrthogonalEntries
+from torch_kinit.streams.laws import Constant, Entries, Law
 
 Initializer = Callable[..., Any]
 Shape = tuple[int, ...]
@@ -39,9 +39,11 @@ class Row(NamedTuple):
 
 
 def _orthogonal(arguments: Mapping[str, Any], shape: Shape) -> Law | None:
-    # The longer side of the flattened matrix: the squares of a unit vector of so many entries sum to one.
-    longer = max(shape[-1], math.prod(shape[:-1]))
-    return OrthogonalEntries(float(arguments["gain"]), longer) if 0 not in shape else None
+    if 0 in shape:
+        return None
+    # The squares of a unit vector sum to one; it has as many entries as the longer side of the flattened matrix.
+    gain, longer = abs(float(arguments["gain"])), max(shape[-1], math.prod(shape[:-1]))
+    return Entries(0.0, gain / math.sqrt(longer), -gain, gain)
 
 
 def _constant(arguments: Mapping[str, Any], shape: Shape) -> Law | None:

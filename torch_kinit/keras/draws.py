@@ -27,29 +27,19 @@ def snake_case(name: str) -> str:
 
 
 class Source:
-    """An initializer of a layer; or a SeedGenerator, which draws a seed and gives no weight. Equal only to itself.
-
-    Attributes:
-        config: as Keras saves it, {"class_name": "HeNormal", "config": {...}}, or the name; None for a SeedGenerator.
-        name: its name in snake case, such as "he_normal".
-        random: whether Keras' class has a seed.
-        seed: the one that the config gives; None if it is to be drawn.
-    """
+    """An initializer of a layer; or a SeedGenerator, which draws a seed and gives no weight. Equal only to itself."""
 
     def __init__(self, config: Config | str | None, seed: object = None) -> None:
-        self.config = config
+        self.config = config  # as Keras saves it, a dict or the name; None for a SeedGenerator
+        self._arguments: Config = (config.get("config") or {}) if isinstance(config, Mapping) else {}
         name = config.get("class_name") if isinstance(config, Mapping) else config
-        self.name = snake_case(str(name)).removesuffix("_initializer")
-        self.random = config is None or self.name in RANDOM
+        self.name = snake_case(str(name)).removesuffix("_initializer")  # "he_normal"
+        self.random = config is None or self.name in RANDOM  # whether Keras' class has a seed
         if isinstance(config, Mapping) and self.random:
             seed = self._arguments.get("seed")
         while isinstance(seed, Mapping):  # a SeedGenerator as Keras saves it
             seed = (seed.get("config") or {}).get("seed")
-        self.seed: int | None = seed if isinstance(seed, int) else None
-
-    @property
-    def _arguments(self) -> Config:
-        return self.config.get("config") or {} if isinstance(self.config, Mapping) else {}
+        self.seed: int | None = seed if isinstance(seed, int) else None  # None if it is to be drawn
 
     @property
     def scaled(self) -> bool:
@@ -67,17 +57,13 @@ class Source:
 
 
 class SavedDraw(Source):
-    """The two draws of RandomCrop, whose config has the seed it drew where none was given: `saved`."""
-
-    def __init__(self, saved: int | None) -> None:
-        super().__init__(None)
-        self.saved = saved
+    """The two draws of RandomCrop, whose config has the seed it drew where none was given."""
 
     def take_seed(self, generator: random.Random) -> int | None:
         """Its own seed, before that of a SeedGenerator; none is taken if the saved seed was given, not drawn."""
         state = generator.getstate()
         seed, _ = _next_seed(generator), _next_seed(generator)
-        if self.saved not in (None, seed):
+        if self.seed not in (None, seed):
             generator.setstate(state)
         return seed
 
@@ -96,22 +82,13 @@ def seeds_of(sources: Iterable[Source], seed: int) -> dict[Source, int]:
 
 @dataclass(eq=False)
 class Weight:
-    """One weight of a layer.
+    """One weight of a layer."""
 
-    Args:
-        name: "kernel", "bias", "gamma", "moving_mean", ...; "query/kernel", "forward/kernel" in a part of the layer.
-        shape: Keras' shape; None for a size that the config does not tell, and for all of it where none is told.
-        source: where its values come from.
-        axes: the input and the output axes from which Keras 3.15 computes the fans, where it does not by the shape.
-        unit_forget: whether it is an LSTM's bias whose second quarter is ones; the first and the last half are then
-            two calls of the initializer.
-    """
-
-    name: str
-    shape: Shape | None
-    source: Source
-    axes: tuple[Sequence[int], Sequence[int]] | None = None
-    unit_forget: bool = False
+    name: str  # "kernel", "moving_mean", ...; "query/kernel", "forward/kernel" in a part of the layer
+    shape: Shape | None  # Keras'; None for a size that the config does not tell, or for all of it
+    source: Source  # where its values come from
+    axes: tuple[Sequence[int], Sequence[int]] | None = None  # of Keras 3.15's fans, where they are not by the shape
+    unit_forget: bool = False  # an LSTM's bias, whose second quarter is ones; the others are two calls of the source
 
     @property
     def fans(self) -> tuple[int, int] | None:

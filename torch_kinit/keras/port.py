@@ -12,7 +12,6 @@ from torch_kinit import checks
 from torch_kinit.initializers.axes import fans_of
 from torch_kinit.initializers.names import get, recipe, serialize
 from torch_kinit.initializers.plain import unit_forget_bias_
-from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.keras.draws import Layer, Weight
 from torch_kinit.keras.saved_model import Model, load_config
 from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
@@ -33,24 +32,19 @@ _NO_PLACE = "vector_u"  # of SpectralNormalization; torch's spectral_norm keeps 
 
 
 def match(layers: Iterable[Layer], held: Holdings, modules: Modules | None = None) -> Pairs:
-    """Each weight of a Keras model with its place in the torch model: in order, or as `modules` maps layers.
-
-    Raises:
-        ValueError: at the first weight that finds no place, or finds one of another shape; naming both.
-    """
+    """Each weight of a Keras model with its place in the torch model: in order, or as `modules` maps layers."""
     weighted = [layer for layer in layers if layer.weights]
     mapped = _mapped(weighted, held, modules or {})
     taken = {id(slot) for slots in mapped.values() for slot in slots}
     rest = iter([slot for slot in held.slots if id(slot) not in taken])
     pairs: Pairs = []
     for layer in weighted:
-        own = iter(mapped[layer.name]) if layer.name in mapped else rest
-        if layer.name in mapped and not mapped[layer.name]:
+        slots = mapped.get(layer.name)
+        if slots == []:  # the torch model goes without it
             continue
-        for weight in layer.weights:
-            if weight.name != _NO_PLACE:
-                pairs.append((weight, _place(layer, weight, next(own, None))))
-        if layer.name in mapped and (left := next(own, None)):
+        own = rest if slots is None else iter(slots)
+        pairs += [(w, _place(layer, w, next(own, None))) for w in layer.weights if w.name != _NO_PLACE]
+        if own is not rest and (left := next(own, None)):
             raise ValueError(f"Keras' layer {layer.name!r} ({layer.class_name}) has no weight for {left}.")
     if left := next(rest, None):
         raise ValueError(
@@ -142,16 +136,15 @@ def rules_from_keras(
         >>> rules_from_keras(config, nn.Sequential(nn.Linear(3, 2)))
         {'0.weight': 'he_normal', '0.bias': 'zeros'}
     """
-    options = Options(convention, depthwise)
-    held = holdings(model, options)
-    return rules_of(match(Model(load_config(keras_config)).layers, held, modules), held, options)
+    held = holdings(model, Options(convention, depthwise))
+    return rules_of(match(Model(load_config(keras_config)).layers, held, modules), held)
 
 
-def rules_of(pairs: Pairs, held: Holdings, options: Options) -> dict[str, Any]:
+def rules_of(pairs: Pairs, held: Holdings) -> dict[str, Any]:
     """A rule for each tensor that holds a Keras weight."""
     rules: dict[str, Any] = {}
     for weight, slot in pairs:
-        value = _rule(weight, slot, held, options)
+        value = _rule(weight, slot, held)
         for name in slot.names:
             if name in rules and recipe(rules[name]) != recipe(value):
                 raise ValueError(
@@ -162,7 +155,8 @@ def rules_of(pairs: Pairs, held: Holdings, options: Options) -> dict[str, Any]:
     return rules
 
 
-def _rule(weight: Weight, slot: Slot, held: Holdings, options: Options) -> Any:
+def _rule(weight: Weight, slot: Slot, held: Holdings) -> Any:
+    """The initializer of a weight: by name, as a config, or as a function where its fans are not torch's."""
     config = weight.source.config
     if isinstance(config, Mapping):
         config = {**config, "config": {k: v for k, v in (config.get("config") or {}).items() if k != "seed"}}
@@ -170,26 +164,21 @@ def _rule(weight: Weight, slot: Slot, held: Holdings, options: Options) -> Any:
     if weight.unit_forget:
         plain = law == recipe("zeros")
         return "unit_forget_bias" if plain else functools.partial(unit_forget_bias_, others=get(config))
-    fans = _keras_fans(weight, slot, held, options)
+    fans = _keras_fans(weight, slot, held)
     if fans and law.accepts("fans") and not law.arguments.get("fans"):
         return functools.partial(law.function, **law.arguments, fans=fans)
-    return _identifier(law)
-
-
-def _identifier(law: Recipe) -> str | dict[str, Any]:
-    """The name of an initializer that has Keras' defaults, or else its config."""
     written = serialize(law)
-    config = {key: value for key, value in written["config"].items() if value is not None}
-    if config == {key: v for key, v in serialize(law.function)["config"].items() if v is not None}:
+    if written == serialize(law.function):  # with Keras' defaults
         return law.function.__name__.removesuffix("_")
-    return {"class_name": written["class_name"], "config": config}
+    arguments = {key: value for key, value in written["config"].items() if value is not None}
+    return {"class_name": written["class_name"], "config": arguments}
 
 
-def _keras_fans(weight: Weight, slot: Slot, held: Holdings, options: Options) -> tuple[int, int] | None:
+def _keras_fans(weight: Weight, slot: Slot, held: Holdings) -> tuple[int, int] | None:
     """Keras' fans, if they are known and not those that the torch tensor has here."""
     if weight.shape is None or any(size is None for size in weight.shape):
         return None
     by_shape = fans_of(weight.shape, "keras")
-    keras = by_shape if options.convention == "keras-3.14" else weight.fans or by_shape
+    keras = by_shape if held.options.convention == "keras-3.14" else weight.fans or by_shape
     here = held.variable(slot.names[0]).fans or fans_of(slot.shape, "keras")
     return None if keras == here else keras

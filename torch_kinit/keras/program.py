@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch_kinit.keras.draws import Config, Layer, snake_case
 
 MADE, CALLED = -1, 0
 Step = tuple[int, int]  # a part of a model, and the time: made, called first, called again
+Waits = dict[Step, set[Step]]  # for each step, others that come before it
 
 
 @dataclass(eq=False)
@@ -51,73 +53,68 @@ def program(parts: Sequence[Node]) -> tuple[list[Step], list[tuple[str, str]]]:
     """
     index = {part.name: i for i, part in enumerate(parts)}
     last = [max(0, len(part.calls) - 1) for part in parts]
-    before: dict[Step, set[Step]] = {(i, k): set() for i, n in enumerate(last) for k in range(MADE, n + 1)}
+    before: Waits = {(i, k): set() for i, n in enumerate(last) for k in range(MADE, n + 1)}
     for (i, k), earlier in before.items():
         if k > MADE:
             earlier.add((i, k - 1))
         for name, node in parts[i].calls[k] if 0 <= k < len(parts[i].calls) else ():
             if (j := index.get(name)) is not None:
                 earlier.add((j, min(node, last[j])))
-    wanted = {(i, MADE): before[i, CALLED] - {(i, MADE)} for i, part in enumerate(parts) if part.layer}
+    wanted = {(i, k): before[i, CALLED] - {(i, k)} if k == MADE and parts[i].layer else set() for i, k in before}
     numbered = sorted((number, i) for i, part in enumerate(parts) for number in part.numbers)
     for ((kind, _), i), ((other, _), j) in itertools.pairwise(numbered):
         if kind == other and i != j:
             before[j, MADE].add((i, MADE))
+    return _in_order(parts, before, wanted)
+
+
+def _in_order(parts: Sequence[Node], before: Waits, wanted: Waits) -> tuple[list[Step], list[tuple[str, str]]]:
+    """The steps so that all of `before`, and of `wanted` where it can, comes first; and pairs that may change places.
+
+    As in the config, if steps wait for each other.
+    """
 
     def urgency(step: Step) -> tuple[int, Step]:
         i, k = step
         return (3 if k == MADE else 0) if parts[i].layer else (1 if k == MADE else 2), step
 
-    program, guesses = _in_order(before, wanted, urgency, {(i, MADE) for i, part in enumerate(parts) if part.draws()})
-    return program or sorted(before), [(parts[i].path, parts[j].path) for i, j in guesses]
-
-
-def _in_order(
-    before: Mapping[Step, set[Step]],
-    wanted: Mapping[Step, set[Step]],
-    urgency: Callable[[Step], tuple[int, Step]],
-    drawing: set[Step],
-) -> tuple[list[Step], list[tuple[int, int]]]:
-    """The steps so that all of `before`, and of `wanted` where it can, comes first; and pairs that may change places.
-
-    None at all, if steps wait for each other.
-    """
-    counts = {step: [len(earlier), len(wanted.get(step, ()))] for step, earlier in before.items()}
-    after: dict[Step, list[tuple[Step, int]]] = {step: [] for step in before}
-    for which, waits in enumerate((before, wanted)):
+    after: Waits = defaultdict(set)
+    for waits in (before, wanted):
         for step, earlier in waits.items():
             for other in earlier:
-                after[other].append((step, which))
-    ready = [urgency(step) for step, count in counts.items() if count == [0, 0]]
+                after[other].add(step)
+    drawing = {(i, MADE) for i, part in enumerate(parts) if part.draws()}
+    left = set(before)
+    ready = [urgency(step) for step in before if not before[step] and not wanted[step]]
     heapq.heapify(ready)
     done: list[Step] = []
     guesses = []
-    while counts:
+    while left:
         if not ready:  # A(B(x)) makes A before the inputs of its call are there, as the numbers say
-            held_up = _held_up(before, counts)
+            held_up = _held_up(before, wanted, left)
             if held_up is None:
-                return [], []
+                return sorted(before), []
             ready.append(urgency(held_up))
         step = heapq.heappop(ready)[1]
         done.append(step)
-        del counts[step]
+        left.remove(step)
         if step in drawing and (others := drawing.intersection(other for _, other in ready)):
-            guesses.append((step[0], min(others)[0]))
-        for other, which in after[step]:
-            if other in counts:
-                counts[other][which] -= 1
-                if counts[other] == [0, 0]:
-                    heapq.heappush(ready, urgency(other))
+            guesses.append((parts[step[0]].path, parts[min(others)[0]].path))
+        for other in after[step]:
+            before[other].discard(step)
+            wanted[other].discard(step)
+            if other in left and not before[other] and not wanted[other]:
+                heapq.heappush(ready, urgency(other))
     return done, guesses
 
 
-def _held_up(before: Mapping[Step, set[Step]], counts: Mapping[Step, Sequence[int]]) -> Step | None:
+def _held_up(before: Waits, wanted: Waits, left: Iterable[Step]) -> Step | None:
     """The first layer to make for one to be made whose inputs are there; None if layers wait in a circle."""
-    step = min((step for step, (_, wishes) in counts.items() if step[1] == MADE and not wishes), default=None)
-    for _ in counts:
-        if step is None or not counts[step][0]:
+    step = min((step for step in left if step[1] == MADE and not wanted[step]), default=None)
+    for _ in before:
+        if step is None or not before[step]:
             return step
-        step = min(other for other in before[step] if other in counts)
+        step = min(before[step])
     return None
 
 

@@ -55,72 +55,64 @@ def bidirectional(layer: Layer, config: Config, shape: Any) -> None:
         _take(layer, part, name)
 
 
-def _dimensions(*names: str) -> list[str]:
-    return [f"{name}{n}D" for name in names for n in (1, 2, 3)]
+def _dimensions(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}{n}D" for name in names for n in (1, 2, 3))
 
 
 Reader = Callable[[Layer, Config, Any], None]
-_READERS: dict[str, Reader] = {
-    "Dense": readers.dense,
-    "EinsumDense": readers.einsum_dense,
-    **dict.fromkeys(("Embedding", "ReversibleEmbedding"), readers.embedding),
-    **dict.fromkeys((*_dimensions("Conv"), *(f"Conv{n}DTranspose" for n in (1, 2, 3))), readers.conv),
-    **dict.fromkeys(_dimensions("DepthwiseConv"), readers.depthwise_conv),
-    **dict.fromkeys(_dimensions("SeparableConv"), readers.separable_conv),
-    **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"), readers.recurrent),
-    **dict.fromkeys(_dimensions("ConvLSTM"), readers.recurrent),
-    **dict.fromkeys(("BatchNormalization", "LayerNormalization", "GroupNormalization"), readers.normalization),
-    "RMSNormalization": readers.rms_normalization,
-    "PReLU": readers.prelu,
-    "Normalization": readers.adapted_normalization,
-    "STFTSpectrogram": readers.spectrogram,
-    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention"), readers.attention),
-    **dict.fromkeys(("Attention", "AdditiveAttention"), readers.scored_attention),
-    **dict.fromkeys(("Dropout", "GaussianDropout", "AlphaDropout", "GaussianNoise"), readers.dropout),
-    **dict.fromkeys(_dimensions("SpatialDropout"), readers.dropout),
-    "RandomCrop": readers.random_crop,
-    **dict.fromkeys(
-        (
-            *("AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration"),
-            *("RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip"),
-            *("RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective"),
-            *("RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear"),
-            *("RandomTranslation", "RandomZoom", "Solarization"),
-        ),
-        readers.augmentation,
+_NAMES: dict[Reader, tuple[str, ...]] = {
+    readers.dense: ("Dense",),
+    readers.einsum_dense: ("EinsumDense",),
+    readers.embedding: ("Embedding", "ReversibleEmbedding"),
+    readers.conv: (*_dimensions("Conv"), "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    readers.depthwise_conv: _dimensions("DepthwiseConv"),
+    readers.separable_conv: _dimensions("SeparableConv"),
+    readers.recurrent: (
+        *("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"),
+        *_dimensions("ConvLSTM"),
     ),
-    **dict.fromkeys(
-        (
-            *("Activation", "ActivityRegularization", "Add", "AutoContrast", "Average", "CategoryEncoding"),
-            *("CenterCrop", "Concatenate", "ContrastLimitedAdaptiveHistogramEqualization", "Discretization", "Dot"),
-            *("ELU", "Equalization", "Flatten", "HashedCrossing", "Hashing", "Identity", "InputLayer"),
-            *("IntegerLookup", "Lambda", "LeakyReLU", "Masking", "MaxNumBoundingBoxes", "Maximum", "MelSpectrogram"),
-            *("Minimum", "Multiply", "Permute", "ReLU", "RepeatVector", "Rescaling", "Reshape", "Resizing", "Softmax"),
-            *("StringLookup", "Subtract", "TextVectorization", "ThresholdedReLU", "UnitNormalization"),
-            *_dimensions("AveragePooling", "MaxPooling", "GlobalAveragePooling", "GlobalMaxPooling", "ZeroPadding"),
-            *_dimensions("AdaptiveAveragePooling", "AdaptiveMaxPooling", "Cropping", "UpSampling"),
-        ),
-        readers.nothing,
+    readers.normalization: ("BatchNormalization", "LayerNormalization", "GroupNormalization"),
+    readers.rms_normalization: ("RMSNormalization",),
+    readers.prelu: ("PReLU",),
+    readers.adapted_normalization: ("Normalization",),
+    readers.spectrogram: ("STFTSpectrogram",),
+    readers.attention: ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention"),
+    readers.scored_attention: ("Attention", "AdditiveAttention"),
+    readers.dropout: (
+        *("Dropout", "GaussianDropout", "AlphaDropout", "GaussianNoise"),
+        *_dimensions("SpatialDropout"),
     ),
+    readers.random_crop: ("RandomCrop",),
+    readers.augmentation: (
+        *("AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration"),
+        *("RandomColorJitter", "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip"),
+        *("RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective"),
+        *("RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear"),
+        *("RandomTranslation", "RandomZoom", "Solarization"),
+    ),
+    readers.nothing: (
+        *("Activation", "ActivityRegularization", "Add", "AutoContrast", "Average", "CategoryEncoding", "CenterCrop"),
+        *("Concatenate", "ContrastLimitedAdaptiveHistogramEqualization", "Discretization", "Dot", "ELU"),
+        *("Equalization", "Flatten", "HashedCrossing", "Hashing", "Identity", "InputLayer", "IntegerLookup", "Lambda"),
+        *("LeakyReLU", "Masking", "MaxNumBoundingBoxes", "Maximum", "MelSpectrogram", "Minimum", "Multiply"),
+        *("Permute", "ReLU", "RepeatVector", "Rescaling", "Reshape", "Resizing", "Softmax", "StringLookup"),
+        *("Subtract", "TextVectorization", "ThresholdedReLU", "UnitNormalization"),
+        *_dimensions("AveragePooling", "MaxPooling", "GlobalAveragePooling", "GlobalMaxPooling", "ZeroPadding"),
+        *_dimensions("AdaptiveAveragePooling", "AdaptiveMaxPooling", "Cropping", "UpSampling"),
+    ),
+    wrapper: ("TimeDistributed", "RNN"),
+    stack: ("StackedRNNCells", "Pipeline"),
+    spectral_normalization: ("SpectralNormalization",),
+    bidirectional: ("Bidirectional",),
 }
-_WRAPPERS: dict[str, Reader] = {
-    **dict.fromkeys(("TimeDistributed", "RNN"), wrapper),
-    **dict.fromkeys(("StackedRNNCells", "Pipeline"), stack),
-    "SpectralNormalization": spectral_normalization,
-    "Bidirectional": bidirectional,
-}
+_READERS = {name: reader for reader, names in _NAMES.items() for name in names}
+_WRAPPERS = (wrapper, stack, spectral_normalization, bidirectional)
 
 
 def read_layer(entry: Config, *, copied: bool = False) -> Layer:
-    """Read one layer's entry of a saved model, `{"class_name": ..., "config": {...}, "build_config": {...}}`.
+    """Read one layer's entry of a saved model; if `copied`, Keras makes it from its config, with its initializers.
 
-    Args:
-        entry: the entry. Initializers count as given by name, or as a config, to a layer made in code, unless they have
-            arguments that no name has: those were made before the layer.
-        copied: whether Keras makes the layer from its config, and so all initializers in `__init__`.
-
-    Raises:
-        ValueError: a class that Keras does not have, or quantized weights.
+    In code, initializers count as given by name, unless they have other arguments: those are made before the layer.
 
     Example:
         >>> dense = read_layer({"class_name": "Dense", "config": {"name": "fc", "units": 3}})
@@ -132,7 +124,7 @@ def read_layer(entry: Config, *, copied: bool = False) -> Layer:
     module = entry.get("module") or "keras"
     if module.startswith(("keras.src.ops", "keras.ops")):  # a function of tensors in a functional model
         return found
-    reader = _READERS.get(class_name) or _WRAPPERS.get(class_name)
+    reader = _READERS.get(class_name)
     if reader is None or module.partition(".")[0] not in ("keras", "tf_keras"):
         raise ValueError(
             f"Layer {found.name!r} is of class {class_name}, which is no layer of Keras itself: what it draws is "
@@ -148,7 +140,7 @@ def read_layer(entry: Config, *, copied: bool = False) -> Layer:
         reader(found, config, shape)
     except KeyError as error:
         raise ValueError(f"The config of layer {found.name!r} ({class_name}) lacks {error}.") from None
-    if class_name in _READERS and not copied:
+    if reader not in _WRAPPERS and not copied:
         found.constructor.sort(key=lambda source: not source.made_first)
     return found
 

@@ -146,8 +146,7 @@ def attention(layer: Layer, config: Config, shape: Any) -> None:
     else:
         heads, others = config["num_query_heads"], config["num_key_value_heads"]
         width = value_width = config["head_dim"]
-    output = config.get("output_shape") or (_at(query, -1),)
-    output = (output,) if isinstance(output, int) else tuple(output)
+    output = _several(config.get("output_shape") or (_at(query, -1),), 1)
     kernel, bias = layer.given(config, kernel="glorot_uniform", bias="zeros")
 
     def project(part: str, inputs: Shape, outputs: Shape) -> None:
@@ -192,7 +191,7 @@ def augmentation(layer: Layer, config: Config, shape: Any) -> None:
 
 
 def random_crop(layer: Layer, config: Config, shape: Any) -> None:
-    layer.constructor.append(SavedDraw(config.get("seed")))
+    layer.constructor.append(SavedDraw(None, config.get("seed")))
 
 
 def rms_normalization(layer: Layer, config: Config, shape: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -101,27 +101,19 @@ def replay_keras(
         if modules is not None:
             raise ValueError("`modules` maps the layers of a `keras_config`, and none is given.")
         if twins := [item for item in order or () if isinstance(item, Twin) and item.modules]:
-            rules = {**_rules_of_twins(twins, holdings(model, options), options), **(rules or {})}
+            held = holdings(model, options)
+            own = [rules_of(_twin_layer(item, held)[1], held) for item in twins]
+            rules = {**{name: value for given in own for name, value in given.items()}, **(rules or {})}
         made = plan(model, rules, convention=convention, depthwise=depthwise)
-        port = _Port(dict(model.named_modules()), made, holdings(model, options), options)
-        sources, pairs = _from_modules(port, order, build or "sequential")
+        sources, pairs = _from_modules(made, holdings(model, options), order, build or "sequential")
     else:
         if rules is not None:
             raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
         held, keras = holdings(model, options), Model(load_config(keras_config))
         pairs = match(keras.layers, held, modules)
-        made = plan(model, rules_of(pairs, held, options), convention=convention, depthwise=depthwise)
+        made = plan(model, rules_of(pairs, held), convention=convention, depthwise=depthwise)
         sources = _from_config(keras, order, build)
     return _with_drawn_seeds(made, pairs, seeds_of(sources, seed), backend).apply()
-
-
-class _Port(NamedTuple):
-    """A torch model whose modules stand for Keras layers: its modules by path, its plan, and its weights."""
-
-    modules: dict[str, nn.Module]
-    plan: Plan
-    held: Holdings
-    options: Options
 
 
 def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -> list[Source]:
@@ -138,66 +130,57 @@ def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -
     return sources
 
 
-def _from_modules(port: _Port, order: Sequence[Any] | None, build: str) -> tuple[list[Source], Pairs]:
+def _from_modules(made: Plan, held: Holdings, order: Sequence[Any] | None, build: str) -> tuple[list[Source], Pairs]:
     """All draws of the Keras layers for which torch modules, or what `order` lists, stand."""
     layers: list[Layer] = []
     pairs: Pairs = []
     for item in [""] if order is None else order:
-        for found, own in _layers_of(item, port):
+        for found, own in _layers_of(item, made, held):
             layers += found
             pairs += own
-    planned = {weight.source: _planned_source(weight, port.plan[slot.names[0]]) for weight, slot in pairs}
-    _refuse_left_out(port.plan, pairs)
+    planned = {weight.source: _planned_source(weight, made[slot.names[0]]) for weight, slot in pairs}
+    _refuse_left_out(made, pairs)
     placed = Counter((slot.names, slot.block) for _, slot in pairs)
     if twice := [names[0] for (names, _), count in placed.items() if count > 1]:
         raise ValueError(f"`order` lists the module of {twice[0]} twice.")
-    made, built = in_turn([(layer.constructor, layer.build) for layer in layers], build)
-    sources = [planned.get(source, source) for source in (*made, *built)]
+    first, then = in_turn([(layer.constructor, layer.build) for layer in layers], build)
+    sources = [planned.get(source, source) for source in (*first, *then)]
     return sources, [(dataclasses.replace(weight, source=planned[weight.source]), slot) for weight, slot in pairs]
 
 
-def _layers_of(item: Any, port: _Port) -> Iterator[tuple[list[Layer], Pairs]]:
+def _layers_of(item: Any, made: Plan, held: Holdings) -> Iterator[tuple[list[Layer], Pairs]]:
     """The Keras layers of one entry of `order`, with the places of their weights."""
     if isinstance(item, Twin):
-        layer, own = _twin_layer(item, port.held)
-        yield [layer], match([layer], own) if item.modules else []
+        layer, pairs = _twin_layer(item, held)
+        yield [layer], pairs
     elif isinstance(item, str):
-        if item not in port.modules:
-            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, port.modules)}")
-        for path, module in port.modules[item].named_modules(prefix=item):
-            yield _module_layers(path, module, port)
+        if item not in held.modules:
+            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, held.modules)}")
+        for path, module in held.modules[item].named_modules(prefix=item):
+            yield _module_layers(path, module, made, held)
     elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
         yield [Layer("", "", [Source(None) for _ in range(item)])], []
     else:
         raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {item!r}.")
 
 
-def _twin_layer(item: Twin, held: Holdings) -> tuple[Layer, Holdings]:
-    """The layer, whose sizes its modules tell, and its places."""
+def _twin_layer(item: Twin, held: Holdings) -> tuple[Layer, Pairs]:
+    """The layer, whose sizes its modules tell, and the places of its weights."""
     layer = read_layer(item.entry())
     for weight in layer.weights:
         weight.shape = None
     slots = [slot for path in item.modules for slot in held.inside(path, f"twin({item.class_name!r}) has")]
-    return layer, dataclasses.replace(held, slots=slots)
+    return layer, match([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
 
 
-def _rules_of_twins(twins: Sequence[Twin], held: Holdings, options: Options) -> dict[Any, Any]:
-    """The rules that follow from the initializers of twins."""
-    rules: dict[Any, Any] = {}
-    for item in twins:
-        layer, own = _twin_layer(item, held)
-        rules |= rules_of(match([layer], own), own, options)
-    return rules
-
-
-def _module_layers(path: str, module: nn.Module, port: _Port) -> tuple[list[Layer], Pairs]:
+def _module_layers(path: str, module: nn.Module, made: Plan, held: Holdings) -> tuple[list[Layer], Pairs]:
     """The Keras layers that a module stands for, unless it holds nothing of its own."""
-    slots, prefix = port.held.of(path), f"{path}." if path else ""
-    entries = twins_of(path, module, port.options, lambda name: _initializer_config(port.plan[prefix + name]))
+    slots, prefix = held.of(path), f"{path}." if path else ""
+    entries = twins_of(path, module, held.options, lambda name: _initializer_config(made[prefix + name]))
     layers = [read_layer(entry) for entry in entries]
     if not slots and any(layer.weights for layer in layers):
         return [], []  # its tensors belong to another: tied, or packed by the module around it
-    return layers, match(layers, dataclasses.replace(port.held, slots=slots)) if layers else []
+    return layers, match(layers, dataclasses.replace(held, slots=slots)) if layers else []
 
 
 def _planned_source(weight: Weight, step: Step) -> Source:

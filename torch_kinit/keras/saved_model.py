@@ -8,7 +8,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from torch_kinit import checks
 from torch_kinit.keras.draws import Config, Layer, Source
@@ -20,12 +19,7 @@ _MODELS = ("Sequential", "Functional", "Model")
 
 
 def load_config(keras_config: object) -> Config:
-    """The config of a model, from a dict, from JSON, or from a .json or .keras file.
-
-    Raises:
-        TypeError: something else.
-        ValueError: a file or text that holds no model, or a model whose config does not list its layers.
-    """
+    """The config of a model that lists its layers, from a dict, from JSON, or from a .json or .keras file."""
     if isinstance(keras_config, (str, os.PathLike)) and not str(keras_config).lstrip().startswith("{"):
         keras_config = _read_file(Path(keras_config))
     if isinstance(keras_config, str):
@@ -74,26 +68,15 @@ def _is_model(entry: Config) -> bool:
     return entry.get("class_name") in _MODELS or "input_layers" in config
 
 
-Guesses = list[tuple[str, str]]
-
-
-class _Draws(NamedTuple):
-    """The sources that draw when a layer or a model is made, and when it is built; and the guesses of `schedule`."""
-
-    made: list[Source]
-    built: list[Source]
-    guesses: Guesses
+Guesses = list[tuple[str, str]]  # layers of which only their places in the config tell which draws first
+Draws = tuple[list[Source], list[Source]]  # the sources that draw when a layer or model is made, and when it is built
 
 
 class Model:
-    """A saved model.
+    """A saved model, from what `load_config` gives.
 
-    Args:
-        config: what `load_config` gives.
-
-    Attributes:
-        layers: those with weights or draws, nested models flattened, in the config's order, a shared one once. The
-            layer "dense" of a nested model "encoder" is named "encoder/dense".
+    Its `layers` are those with weights or draws, in the config's order, a shared one once; those of a nested model
+    "encoder" are named "encoder/dense".
     """
 
     def __init__(self, config: Config) -> None:
@@ -104,28 +87,17 @@ class Model:
     def schedule(self, build: str | None = None, names: Sequence[str] | None = None) -> tuple[list[Source], Guesses]:
         """All sources, in the order in which making the model in code has them drawn; and what of it is a guess.
 
-        Args:
-            build: "sequential", all constructors, then all builds, as `Sequential([...])` does; or "functional", each
-                layer made and built in turn, as `x = Dense(3)(x)` does, and `model.add` after an Input. None for the
-                model's own kind.
-            names: the names of the layers that draw, in the order in which the program makes them; the layers of a
-                nested model as "encoder/dense", or all of them as "encoder". None to recover that order.
-
-        Returns:
-            The sources, and the pairs of layers of which only their places in the config tell which draws first. There
-            are none in the order of `names`, but within a model that it names as a whole.
-
-        Raises:
-            ValueError: `build` is neither, or `names` has an unknown name, has one twice or lacks a layer that draws.
+        `build` and `names` are the `build` and `order` of `replay_keras`; a model in `names` stands for its layers.
         """
         if build is not None:
             checks.choice("build", build, BUILDS)
+        guesses: Guesses = []
         if names is None:
-            draws = [self._draws(self._root, build)]
+            draws = [self._draws(self._root, build, guesses)]
         else:
-            draws = [self._draws(node, None) for node in self._named(names)]
-        made, built = in_turn([(part.made, part.built) for part in draws], build or BUILDS[self._root.functional])
-        return list(dict.fromkeys([*made, *built])), [guess for part in draws for guess in part.guesses]
+            draws = [self._draws(node, None, guesses) for node in self._named(names)]
+        made, built = in_turn(draws, build or BUILDS[self._root.functional])
+        return list(dict.fromkeys([*made, *built])), guesses
 
     def _named(self, names: Sequence[str]) -> list[Node]:
         """The layers and models that `names` names."""
@@ -175,21 +147,23 @@ class Model:
         layer.name = path
         return self._seen.setdefault(key, layer)
 
-    def _draws(self, node: Node, build: str | None) -> _Draws:
+    def _draws(self, node: Node, build: str | None, guesses: Guesses) -> Draws:
+        """What a layer or model draws, and into `guesses` what of its order is one."""
         if node.layer is not None:
-            return _Draws(node.layer.constructor, node.layer.build, [])
-        parts = [self._draws(part, None) for part in node.parts]
+            return node.layer.constructor, node.layer.build
+        parts = [self._draws(part, None, guesses) for part in node.parts]
         steps = [(i, time) for i in range(len(parts)) for time in (MADE, CALLED)]
-        guesses = [guess for part in parts for guess in part.guesses]
         if node.functional:
             steps, own = program(node.parts)
             guesses += own
-        drawn = [(parts[i].made, []) if time == MADE else ([], parts[i].built) for i, time in steps if time <= CALLED]
+        drawn: list[Draws] = [
+            (parts[i][0], []) if time == MADE else ([], parts[i][1]) for i, time in steps if time <= CALLED
+        ]
         made, built = in_turn(drawn, build or BUILDS[node.functional])
-        return _Draws([*made, *built], [], guesses) if node.built_when_made else _Draws(made, built, guesses)
+        return ([*made, *built], []) if node.built_when_made else (made, built)
 
 
-def in_turn(steps: Sequence[tuple[list[Source], list[Source]]], build: str) -> tuple[list[Source], list[Source]]:
+def in_turn(steps: Sequence[Draws], build: str) -> Draws:
     """What is made and what is built: one step after the other, or all that is made before all that is built."""
     if build == "functional":
         return [source for step in steps for part in step for source in part], []

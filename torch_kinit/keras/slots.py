@@ -21,24 +21,15 @@ _WITHOUT_TWIN = ("projection_kernel", "bias_k", "bias_v")
 
 @dataclass
 class Slot:
-    """One weight of the Keras twin, where the torch model has it.
+    """One weight of the Keras twin, where the torch model has it."""
 
-    Attributes:
-        module: the path of the module that owns it, of class `layer`.
-        role: what Keras calls it.
-        shape: its shape in Keras.
-        names: the tensors that hold it: one, or one for each row.
-        block: which block of a packed tensor it is.
-        added: a second tensor, which torch adds to it.
-    """
-
-    module: str
-    layer: str
-    role: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...]
-    block: int = 0
-    added: str | None = None
+    module: str  # the path of the module that owns it
+    layer: str  # the class of that module
+    role: str  # what Keras calls it
+    shape: tuple[int, ...]  # in Keras
+    names: tuple[str, ...]  # the tensors that hold it: one, or one for each row
+    block: int = 0  # which block of a packed tensor it is
+    added: str | None = None  # a second tensor, which torch adds to it
 
     def __str__(self) -> str:
         return f"{' and '.join(self.names)} ({self.layer}'s {self.role}, {self.shape} in Keras' layout)"
@@ -48,6 +39,8 @@ class Slot:
 class Holdings:
     """What a model holds: a Slot for each weight of its Keras twin, and the targets that no Keras layer has."""
 
+    modules: dict[str, nn.Module]
+    options: Options
     slots: list[Slot]
     strangers: list[Target]
     targets: dict[str, Target]
@@ -95,7 +88,7 @@ def holdings(model: nn.Module, options: Options) -> Holdings:
                 _add(merged, target, variable)
         attention = isinstance(members[0].claims[0].modules[0].module, nn.MultiheadAttention)
         slots += _in_keras_order(merged) if attention else merged
-    return Holdings(slots, strangers, {target.name: target for target in found})
+    return Holdings(dict(model.named_modules()), options, slots, strangers, {target.name: target for target in found})
 
 
 def _add(slots: list[Slot], target: Target, variable: Variable) -> None:

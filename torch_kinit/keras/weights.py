@@ -43,7 +43,7 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
         [(5, 5, 3, 8), (8,), (8, 12), (4, 12), (2, 12)]
     """
     held = _holdings(model, depthwise)
-    return [_numpy(_read(slot, held)) for slot in _ordered(held, order)]
+    return [_read(slot, held) for slot in _ordered(held, order)]
 
 
 def from_keras(
@@ -157,13 +157,14 @@ def _cannot_fail(target: Target) -> bool:
     return not target.parametrized and target.tensor.dtype.is_floating_point
 
 
-def _read(slot: Slot, held: Holdings) -> Tensor:
-    """A copy of a weight, in Keras' layout."""
+def _read(slot: Slot, held: Holdings) -> Any:
+    """A copy of a weight in Keras' layout, as a NumPy array."""
     rows = [held.variable(name).blocks_of(held.targets[name].tensor.detach())[slot.block] for name in slot.names]
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
-    return value
+    value = value.contiguous().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _write(parts: Iterable[Tensor], target: Target, held: Holdings, model: nn.Module) -> None:
@@ -171,8 +172,3 @@ def _write(parts: Iterable[Tensor], target: Target, held: Holdings, model: nn.Mo
     remaining = iter(parts)
     with writing(target, target.name, model) as tensor:
         held.variable(target.name).fill(tensor, lambda view: view.copy_(next(remaining)))
-
-
-def _numpy(value: Tensor) -> Any:
-    value = value.contiguous().cpu()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()

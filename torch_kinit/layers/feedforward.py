@@ -24,8 +24,7 @@ GAMMA_BETA_AND_STATISTICS = (
 
 
 def dense(m: nn.Linear, options: Options, initializer_of: InitializerOf) -> list[Entry]:
-    given = initializers(m, KERNEL_AND_BIAS, initializer_of)
-    return [entry("Dense", (m.in_features,), units=m.out_features, **given)]
+    return [entry("Dense", (m.in_features,), units=m.out_features, **initializers(m, KERNEL_AND_BIAS, initializer_of))]
 
 
 def bilinear_variables(m: nn.Bilinear, options: Options) -> Sequence[Variable]:
@@ -87,12 +86,11 @@ def normalization(class_name: str, sizes: str) -> Twins:
     def normalize(m: nn.Module, options: Options, initializer_of: InitializerOf) -> list[Entry]:
         shape: Any = getattr(m, sizes)
         config = initializers(m, GAMMA_BETA_AND_STATISTICS, initializer_of)
-        if isinstance(shape, int):
-            shape = (shape,)
-        else:
+        if not isinstance(shape, int):
             config["axis"] = list(range(-len(shape), 0))
         without_statistics = class_name == "BatchNormalization" and not holds(m, "running_mean")
-        return [entry("GroupNormalization" if without_statistics else class_name, shape, **config)]
+        name = "GroupNormalization" if without_statistics else class_name
+        return [entry(name, (shape,) if isinstance(shape, int) else shape, **config)]
 
     return normalize
 
@@ -105,8 +103,7 @@ def _is_packed(m: nn.MultiheadAttention) -> bool:
 def attention_variables(m: nn.MultiheadAttention, options: Options) -> Sequence[Variable]:
     """Keras' kernels have three axes, (in, heads, head_dim), that of the output (heads, head_dim, out).
 
-    From Keras 3.15 on their fans are those of the matrices they stand for; up to 3.14 those of the shape, as for
-    convolutions.
+    Their fans are those of the matrices they stand for, up to Keras 3.14 those of the shape, as for convolutions.
     """
     width, heads = m.embed_dim, (m.num_heads, m.head_dim)
     by_shape = options.convention == "keras-3.14"
@@ -118,8 +115,7 @@ def attention_variables(m: nn.MultiheadAttention, options: Options) -> Sequence[
     if _is_packed(m):
         kernels = [kernel("in_proj_weight", width, blocks=3)]
     else:
-        inputs = {"q_proj_weight": width, "k_proj_weight": m.kdim, "v_proj_weight": m.vdim}
-        kernels = [kernel(name, size) for name, size in inputs.items()]
+        kernels = [kernel("q_proj_weight", width), kernel("k_proj_weight", m.kdim), kernel("v_proj_weight", m.vdim)]
     fans = None if by_shape else (width, width)
     return [
         *kernels,
@@ -133,17 +129,12 @@ def attention_variables(m: nn.MultiheadAttention, options: Options) -> Sequence[
 
 def attention(m: nn.MultiheadAttention, options: Options, initializer_of: InitializerOf) -> list[Entry]:
     biased = holds(m, "in_proj_bias")
-    made = entry(
-        "MultiHeadAttention",
-        num_heads=m.num_heads,
-        key_dim=m.head_dim,
-        dropout=m.dropout,
-        use_bias=biased,
-        kernel_initializer=initializer_of("in_proj_weight" if _is_packed(m) else "q_proj_weight"),
-        bias_initializer=initializer_of("in_proj_bias") if biased else "zeros",
-    )
-    shapes = {"query_shape": m.embed_dim, "key_shape": m.kdim, "value_shape": m.vdim}
-    return [{**made, "build_config": {"shapes_dict": {name: [None, None, n] for name, n in shapes.items()}}}]
+    config = {"num_heads": m.num_heads, "key_dim": m.head_dim, "dropout": m.dropout, "use_bias": biased}
+    config["kernel_initializer"] = initializer_of("in_proj_weight" if _is_packed(m) else "q_proj_weight")
+    config["bias_initializer"] = initializer_of("in_proj_bias") if biased else "zeros"
+    sizes = {"query_shape": m.embed_dim, "key_shape": m.kdim, "value_shape": m.vdim}
+    shapes = {name: [None, None, size] for name, size in sizes.items()}
+    return [{**entry("MultiHeadAttention", **config), "build_config": {"shapes_dict": shapes}}]
 
 
 def prelu(m: nn.PReLU, options: Options, initializer_of: InitializerOf) -> list[Entry]:

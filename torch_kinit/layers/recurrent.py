@@ -13,28 +13,22 @@ from torch_kinit.layers.variable import Options, Variable
 class Kind(NamedTuple):
     """What differs between recurrent layers.
 
-    Args:
-        class_name: the layer's class in Keras; that of the cell ends in "Cell".
-        bias: the default initializer of the bias; None for zeros.
-        reset_after: whether it is a GRU, whose first two gates stand in the other order in Keras, and whose bias has
-            two rows there. Keras' other layers have one bias, to which torch adds a second one that stays zero.
+    In Keras a GRU's first two gates stand in the other order, and its bias has two rows. Keras' other layers have one
+    bias, to which torch adds a second one that stays zero.
     """
 
-    class_name: str
-    bias: str | None = None
-    reset_after: bool = False
+    class_name: str  # Keras' class; that of the cell ends in "Cell"
+    bias: str | None = None  # the default initializer of the bias; None for zeros
+    reset_after: bool = False  # whether it is a GRU
 
     def cell_variables(self, m: nn.RNNCellBase | nn.RNNBase, options: Options, suffix: str = "") -> list[Variable]:
         """The layout of a cell, or of the layer and direction whose tensors' names end in `suffix`."""
-        swapped = self.reset_after
-        found = [
-            Variable("kernel", "weight_ih" + suffix, swapped=swapped),
-            Variable("recurrent_kernel", "weight_hh" + suffix, swapped=swapped),
-        ]
+        kernels = {"kernel": "weight_ih", "recurrent_kernel": "weight_hh"}
+        found = [Variable(role, name + suffix, swapped=self.reset_after) for role, name in kernels.items()]
         if m.bias and self.reset_after:
             fans = 2, 3 * m.hidden_size
             for row, name in enumerate(("bias_ih", "bias_hh")):
-                found.append(Variable("bias", name + suffix, fans=fans, swapped=swapped, row=(row, 2)))
+                found.append(Variable("bias", name + suffix, fans=fans, swapped=True, row=(row, 2)))
         elif m.bias:
             found.append(Variable("bias", "bias_ih" + suffix, default=self.bias))
             found.append(Variable("second_bias", "bias_hh" + suffix))
@@ -44,8 +38,7 @@ class Kind(NamedTuple):
 
     def layer_variables(self, m: nn.RNNBase, options: Options) -> list[Variable]:
         """The layout of a recurrent layer: that of a cell for each layer and direction."""
-        ways = ("", "_reverse") if m.bidirectional else ("",)
-        suffixes = [f"_l{i}{way}" for i in range(m.num_layers) for way in ways]
+        suffixes = [f"_l{i}{way}" for i in range(m.num_layers) for way in ("", "_reverse")[: 1 + m.bidirectional]]
         return [variable for suffix in suffixes for variable in self.cell_variables(m, options, suffix)]
 
     def _entry(self, name: str, m: Any, inputs: int, initializer_of: InitializerOf, suffix: str = "") -> Entry:
@@ -54,10 +47,8 @@ class Kind(NamedTuple):
             raise ValueError("Keras' LSTM has no projection (proj_size).")
         config = initializers(m, self.cell_variables(m, Options(), suffix), initializer_of)
         forget = config.get("bias_initializer") == "unit_forget_bias"
-        if forget:
-            config["bias_initializer"] = "zeros"
-        if self.class_name == "LSTM":
-            config["unit_forget_bias"] = forget
+        config |= {"bias_initializer": "zeros"} if forget else {}
+        config |= {"unit_forget_bias": forget} if self.class_name == "LSTM" else {}
         return entry(name, (None, inputs), **{**config, "units": m.hidden_size, "use_bias": m.bias})
 
     def cell_twin(self, m: nn.RNNCellBase, options: Options, initializer_of: InitializerOf) -> list[Entry]:

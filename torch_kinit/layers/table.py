@@ -19,17 +19,13 @@ from torch_kinit.layers.variable import Layout, Options, Variable
 
 
 class Row(NamedTuple):
-    """What is known of a torch class.
-
-    Args:
-        variables: its variables, the main weight first, or a function from a module to them; None if it has none.
-        twins: from a module to the saved entries of the Keras layers that it stands for; None if Keras has none.
-    """
+    """What is known of a torch class: its variables, and the Keras layers that it stands for; None for no such."""
 
     variables: Layout | tuple[Variable, ...] | None
     twins: Twins | None = None
 
 
+_BATCH_NORM = Row(feedforward.GAMMA_BETA_AND_STATISTICS, normalization("BatchNormalization", sizes="num_features"))
 _ROWS: dict[type[nn.Module], Row] = {
     nn.Linear: Row(feedforward.KERNEL_AND_BIAS, feedforward.dense),
     nn.Bilinear: Row(feedforward.bilinear_variables),
@@ -46,21 +42,14 @@ _ROWS: dict[type[nn.Module], Row] = {
     nn.LSTMCell: Row(LSTM.cell_variables, LSTM.cell_twin),
     nn.GRUCell: Row(GRU.cell_variables, GRU.cell_twin),
     nn.MultiheadAttention: Row(feedforward.attention_variables, feedforward.attention),
-    **dict.fromkeys(
-        (
-            *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-            *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-        ),
-        Row(feedforward.GAMMA_BETA_AND_STATISTICS, normalization("BatchNormalization", sizes="num_features")),
-    ),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _BATCH_NORM),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _BATCH_NORM),
     nn.GroupNorm: Row(feedforward.GAMMA_AND_BETA, normalization("GroupNormalization", sizes="num_channels")),
     nn.LayerNorm: Row(feedforward.GAMMA_AND_BETA, normalization("LayerNormalization", sizes="normalized_shape")),
     nn.RMSNorm: Row(feedforward.GAMMA, normalization("RMSNormalization", sizes="normalized_shape")),
     nn.PReLU: Row(feedforward.ALPHA, feedforward.prelu),
-    **dict.fromkeys(
-        (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-        Row(None, feedforward.dropout),
-    ),
+    **dict.fromkeys((nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout), Row(None, feedforward.dropout)),
+    **dict.fromkeys((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), Row(None, feedforward.dropout)),
 }
 
 
@@ -76,10 +65,7 @@ def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
 
 
 def twins_of(path: str, module: nn.Module, options: Options, initializer_of: InitializerOf) -> list[Entry]:
-    """The entries that the Keras layers that `module` stands for would have in a saved model; none if Keras has none.
-
-    A recurrent module of several layers stands for as many.
-    """
+    """The entries that the Keras layers that `module` stands for would have in a saved model: none, one or several."""
     twins = next((row.twins for row in _rows_of(module) if row.twins), None)
     made = twins(module, options, initializer_of) if twins else []
     return [{**entry, "config": {"name": path, **entry["config"]}} for entry in made]
@@ -116,8 +102,8 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
 
     def checked(module: Any, options: Options) -> Sequence[Variable]:
         found = layout(module)
-        variables = tuple(found) if isinstance(found, Iterable) else ()
-        if not isinstance(found, Iterable) or any(not isinstance(variable, Variable) for variable in variables):
+        variables = tuple(found) if isinstance(found, Iterable) else (None,)
+        if not all(isinstance(variable, Variable) for variable in variables):
             raise TypeError(f"The layout registered for {cls.__name__} must give a list of Variables, got {found!r}.")
         return variables
 

@@ -17,18 +17,10 @@ CONVENTIONS = ("keras-3.15", "keras-3.14")
 
 @dataclass(frozen=True)
 class Options:
-    """How to read a layer where Keras has had more than one convention; checked when it is made.
+    """How to read a layer where Keras has had more than one convention; checked when it is made."""
 
-    Args:
-        convention: the version of Keras whose attention fans are meant, one of `CONVENTIONS`.
-        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv.
-
-    Raises:
-        ValueError, TypeError: an unknown convention; a `depthwise` that is neither True nor False.
-    """
-
-    convention: str = "keras-3.15"
-    depthwise: bool = True
+    convention: str = "keras-3.15"  # the version of Keras whose attention fans are meant, one of `CONVENTIONS`
+    depthwise: bool = True  # whether a convolution with as many groups as input channels is Keras' DepthwiseConv
 
     def __post_init__(self) -> None:
         checks.choice("convention", self.convention, CONVENTIONS)
@@ -85,15 +77,13 @@ class Variable:
         if self.zero_row is not None and not -len(tensor) <= self.zero_row < len(tensor):
             raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no row {self.zero_row}.")
         layout = self.layout
-        if callable(layout):
-            return [layout(part) for part in parts]
-        return [keras_view(part, layout) for part in parts]
+        return [layout(part) if callable(layout) else keras_view(part, layout) for part in parts]
 
     def blocks_of(self, tensor: Tensor) -> list[Tensor]:
         """Keras' variables, one a block, with swapped blocks where Keras has them; views of `tensor` or of a copy."""
         if self.swapped:
             tensor = tensor.clone()
-            _swap(tensor, tensor.shape[0] // 3)
+            _swap(tensor)
         return self.views(tensor)
 
     def fill(self, tensor: Tensor, initializer: Callable[[Tensor], object]) -> None:
@@ -102,11 +92,12 @@ class Variable:
             initializer(view)
         if self.swapped:
             with torch.no_grad():
-                _swap(tensor, tensor.shape[0] // 3)
+                _swap(tensor)
 
 
-def _swap(tensor: Tensor, rows: int) -> None:
-    """Exchange the first `rows` rows of `tensor` with the next, 64 KiB of float32 or one row at a time."""
+def _swap(tensor: Tensor) -> None:
+    """Exchange the first third of the rows of `tensor` with the second, 64 KiB of float32 or one row at a time."""
+    rows = tensor.shape[0] // 3
     step = max(1, (1 << 14) // max(1, tensor[0].numel())) if rows else 1
     for start in range(0, rows, step):
         stop = min(start + step, rows)

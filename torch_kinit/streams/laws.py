@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,29 +19,22 @@ Values = TypeVar("Values", float, Tensor)
 _REACH = 9.0
 
 
-class Law(ABC):
+class Law:
     """A distribution of real numbers: frozen, comparable, and written to JSON by its name and arguments.
 
-    `mean` and `std` are those of its values. `pdf` and `cdf` take a number or a tensor of any floating dtype and
-    device, and give the same.
+    `mean` and `std` are those of its values, `bounds` the least and the greatest one, or infinity. `pdf` and `cdf` take
+    a number or a tensor of any floating dtype and device, and give the same.
     """
 
+    mean: float
+    std: float
+    bounds: tuple[float, float]
     drawn: ClassVar[bool] = True  # whether a source can draw it, each value by itself
 
-    if TYPE_CHECKING:  # not at run time, where Normal has fields of these names
-
-        @property
-        def mean(self) -> float:
-            """The mean of the values."""
-
-        @property
-        def std(self) -> float:
-            """The standard deviation of the values."""
-
-    @property
-    @abstractmethod
-    def bounds(self) -> tuple[float, float]:
-        """The least and the greatest value that is possible, or infinity."""
+    def _set(self, **values: Any) -> None:
+        """Set attributes, once."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def support(self, dtype: torch.dtype) -> tuple[float, float]:
         """The least and the greatest value that a tensor of `dtype` can get.
@@ -101,26 +93,14 @@ class Constant(Law):
     drawn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", checks.number("value", self.value))
-
-    @property
-    def mean(self) -> float:
-        return self.value
-
-    @property
-    def std(self) -> float:
-        return 0.0
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.value, self.value
+        value = checks.number("value", self.value)
+        self._set(value=value, mean=value, std=0.0, bounds=(value, value))
 
     def support(self, dtype: torch.dtype) -> tuple[float, float]:
         """The number as `dtype` rounds it, twice."""
         if abs(self.value) > torch.finfo(dtype).max:
             raise ValueError(f"`value` {self.value!r} does not fit in {dtype}.")
-        value = _round(self.value, torch.finfo(dtype), round)
-        return value, value
+        return (_round(self.value, torch.finfo(dtype), round),) * 2
 
 
 @dataclass(frozen=True)
@@ -143,20 +123,7 @@ class Uniform(Law):
 
     def __post_init__(self) -> None:
         low, high = checks.interval("low", self.low, "high", self.high)
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
-
-    @property
-    def mean(self) -> float:
-        return (self.low + self.high) / 2
-
-    @property
-    def std(self) -> float:
-        return (self.high - self.low) / math.sqrt(12)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.low, self.high
+        self._set(low=low, high=high, mean=(low + high) / 2, std=(high - low) / math.sqrt(12), bounds=(low, high))
 
     def _pdf(self, x: Tensor) -> Tensor:
         return ((x >= self.low) & (x <= self.high)).to(x.dtype) / (self.high - self.low)
@@ -182,13 +149,8 @@ class Normal(Law):
     std: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", checks.number("mean", self.mean))
-        object.__setattr__(self, "std", checks.spread("std", self.std))
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        reach = math.inf if self.std else 0.0
-        return self.mean - reach, self.mean + reach
+        mean, std = checks.number("mean", self.mean), checks.spread("std", self.std)
+        self._set(mean=mean, std=std, bounds=(-math.inf, math.inf) if std else (mean, mean))
 
     def support(self, dtype: torch.dtype) -> tuple[float, float]:
         """All finite numbers of `dtype`; the mean alone if `std` is 0."""
@@ -226,30 +188,18 @@ class TruncatedNormal(Law):
     scale: float
     lower: float
     upper: float
+    _mass: ClassVar[float]  # the probability over the density where that is greatest, of a standard normal
 
     def __init__(self, mean: float, std: float, lower: float = -2.0, upper: float = 2.0) -> None:
-        object.__setattr__(self, "loc", checks.number("mean", mean))
-        object.__setattr__(self, "scale", checks.spread("std", std))
+        mean, std = checks.number("mean", mean), checks.spread("std", std)
         lower, upper = checks.interval("lower", lower, "upper", upper, infinite=True)
-        object.__setattr__(self, "lower", lower)
-        object.__setattr__(self, "upper", upper)
+        self._set(loc=mean, scale=std, lower=lower, upper=upper)
+        shift, factor, mass = _standard_moments(lower, upper)
+        bounds = (mean + std * lower, mean + std * upper) if std else (mean, mean)
+        self._set(mean=mean + std * shift, std=std * factor, bounds=bounds, _mass=mass)
 
     def __repr__(self) -> str:
         return f"TruncatedNormal(mean={self.loc!r}, std={self.scale!r}, lower={self.lower!r}, upper={self.upper!r})"
-
-    @property
-    def mean(self) -> float:
-        return self.loc + self.scale * self._moments[0]
-
-    @property
-    def std(self) -> float:
-        return self.scale * self._moments[1]
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        if self.scale == 0:
-            return self.loc, self.loc
-        return self.loc + self.scale * self.lower, self.loc + self.scale * self.upper
 
     def support(self, dtype: torch.dtype) -> tuple[float, float]:
         """The least and the greatest value that a tensor of `dtype` can get; an error if the law does not fit."""
@@ -257,12 +207,12 @@ class TruncatedNormal(Law):
 
     def _pdf(self, x: Tensor) -> Tensor:
         origin = max(self.lower, -self.upper, 0.0)
-        density = _relative_density((x - self.loc) / self.scale, origin) / (self.scale * self._moments[2])
+        density = _relative_density((x - self.loc) / self.scale, origin) / (self.scale * self._mass)
         low, high = self.bounds
         return torch.where((x >= low) & (x <= high), density, 0.0)
 
     def _cdf(self, x: Tensor) -> Tensor:
-        z, lower, upper, mass = (x - self.loc) / self.scale, self.lower, self.upper, self._moments[2]
+        z, lower, upper, mass = (x - self.loc) / self.scale, self.lower, self.upper, self._mass
         if lower > 0:
             share = (_tail_mass(z.new_tensor(lower), lower) - _tail_mass(z, lower)) / mass
         elif upper < 0:
@@ -271,10 +221,6 @@ class TruncatedNormal(Law):
             below = math.erfc(-lower * math.sqrt(0.5))
             share = (torch.special.erfc(z * -math.sqrt(0.5)) - below) * (math.sqrt(math.pi / 2) / mass)
         return self._within(x, share)
-
-    @property
-    def _moments(self) -> tuple[float, float, float]:
-        return _standard_moments(self.lower, self.upper)
 
 
 def _relative_density(z: Tensor, origin: float) -> Tensor:
@@ -290,80 +236,21 @@ def _tail_mass(z: Tensor, origin: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OrthogonalEntries(Law):
-    """The entries of a (semi-)orthogonal matrix, uniform among all such, times `gain`; `longer` is its longer side.
-
-    The square of an entry over the gain has the Beta(1/2, (longer - 1) / 2) law; the entries depend on each other.
-    """
-
-    gain: float
-    longer: int
-    drawn: ClassVar[bool] = False
-
-    @property
-    def mean(self) -> float:
-        return 0.0
-
-    @property
-    def std(self) -> float:
-        return abs(self.gain) / math.sqrt(self.longer)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return -abs(self.gain), abs(self.gain)
-
-    def _pdf(self, x: Tensor) -> Tensor:
-        n, gain = self.longer, abs(self.gain)
-        if n < 2:
-            return super()._pdf(x)
-        scale = math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2)) / (math.sqrt(math.pi) * gain)
-        log = torch.special.xlog1py((n - 3) / 2, -((x / gain) ** 2).clamp(max=1))
-        return torch.where(x.abs() <= gain, log.exp() * scale, 0.0)
-
-    def _cdf(self, x: Tensor) -> Tensor:
-        """By Simpson's rule in the angle t with entry = gain * sin(t), whose density is cos(t)**(longer - 2)."""
-        if self.longer < 2:
-            return 0.5 * (x >= -abs(self.gain)) + 0.5 * (x >= abs(self.gain))
-        power = self.longer - 2
-        scale = math.exp(math.lgamma(self.longer / 2) - math.lgamma((self.longer - 1) / 2)) / math.sqrt(math.pi)
-        widest = min(math.pi / 2, 12 / math.sqrt(self.longer))  # beyond which no probability is left
-        angle = torch.asin((x / abs(self.gain)).clamp(-1, 1)).clamp(-widest, widest)
-        total = torch.zeros_like(angle)
-        for i in range(_NODES + 1):
-            weight = 1 if i in (0, _NODES) else 4 if i % 2 else 2
-            log = torch.log1p(-(torch.sin(angle * (i / _NODES)) ** 2)).clamp_(min=-200)  # -inf times no power is NaN
-            total += log.mul_(power / 2).exp_().mul_(weight)
-        return self._within(x, 0.5 + scale * total * angle / (3 * _NODES))
-
-
-_NODES = 256  # an even number; enough for the 1e-7 that float32 can tell
-
-
-@dataclass(frozen=True)
 class Entries(Law):
-    """The values of a tensor that has no chance in it, such as an identity: their mean, std, least and greatest."""
+    """Mean, std, least and greatest of values that depend on each other, as an orthogonal matrix', or are given."""
 
-    of_mean: float
-    of_std: float
+    mean: float
+    std: float
     least: float
     greatest: float
     drawn: ClassVar[bool] = False
 
-    @property
-    def mean(self) -> float:
-        return self.of_mean
-
-    @property
-    def std(self) -> float:
-        return self.of_std
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.least, self.greatest
+    def __post_init__(self) -> None:
+        self._set(bounds=(self.least, self.greatest))
 
 
 _BY_NAME: dict[str, Callable[..., Law]] = {
-    cls.__name__: cls for cls in (Constant, Uniform, Normal, TruncatedNormal, OrthogonalEntries, Entries)
+    cls.__name__: cls for cls in (Constant, Uniform, Normal, TruncatedNormal, Entries)
 }
 
 

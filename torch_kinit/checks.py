@@ -121,7 +121,7 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
     """`value` if it is a tensor that an initializer can fill in place."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
-    if is_lazy(value):
+    if not torch.compiler.is_compiling() and is_lazy(value):
         raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
     if value.is_quantized or value.layout != torch.strided:
         kind = "quantized" if value.is_quantized else str(value.layout)

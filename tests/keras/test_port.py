@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import torch_kinit as kinit
-from tests.keras.test_replay import RANDOM_BIASES, WITH_CONFIG, stack
 from tests.support.backends import backend
 from tests.support.port_models import PORTS, check_state, real, spread
+from tests.support.small_ports import RANDOM_BIASES, WITH_CONFIG, stack
 
 ALL = {**{case: (port, {}) for case, port in PORTS.items()}, **WITH_CONFIG}
 # Where the config has no initializer, and so no place for a seed.

@@ -6,17 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as kl
 
-from tests.keras.test_saved_model import added, check, resnet, spectral
+from tests.support.saved_keras import check_recovered, resnet, spectral
 from torch_kinit.keras.saved_model import Model, load_config
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 
 
+def added():
+    model = keras.Sequential()
+    model.add(keras.Input((7,)))
+    for make in (lambda: spectral(5), lambda: kl.Dropout(0.1), lambda: spectral(4), lambda: kl.Dense(3)):
+        model.add(make())
+    return model
+
+
 def test_build_tells_what_the_config_does_not():
     """`model.add` after an Input builds each layer as it is made; the config is that of `Sequential([...])`."""
-    check(added, "functional")
+    check_recovered(added, "functional")
     with pytest.raises(AssertionError):
-        check(added)
+        check_recovered(added)
 
 
 def made_before_called():
@@ -27,9 +35,9 @@ def made_before_called():
 
 def test_a_functional_model_whose_layers_are_made_first():
     """build="sequential" has all constructors before all builds."""
-    check(made_before_called, "sequential")
+    check_recovered(made_before_called, "sequential")
     with pytest.raises(AssertionError):
-        check(made_before_called)
+        check_recovered(made_before_called)
 
 
 def nested_calls():
@@ -40,7 +48,7 @@ def nested_calls():
 
 def test_a_call_in_a_call():
     """A(B(x)) makes A before B, which automatic names of one class tell."""
-    check(nested_calls)
+    check_recovered(nested_calls)
 
 
 def called_twice():
@@ -74,7 +82,7 @@ def grouped_queries():
 @pytest.mark.parametrize("make", [called_twice, models_made_in_the_order_not_of_their_calls, grouped_queries])
 def test_numbers_tell_the_order(make):
     """Automatic names give the program's order where the config has another."""
-    check(make)
+    check_recovered(make)
 
 
 def named_branches():
@@ -94,18 +102,18 @@ IN_PROGRAM_ORDER = ["short", "long_1", "long_2", "inner"]
 
 def test_names_give_the_order_that_the_config_hides():
     """Layers with names of their own are in the config's order, a guess that is told, unless `names` gives theirs."""
-    model = check(named_branches, names=IN_PROGRAM_ORDER)
+    model = check_recovered(named_branches, names=IN_PROGRAM_ORDER)
     with pytest.raises(AssertionError):
-        check(named_branches)
+        check_recovered(named_branches)
     _, guesses = model.schedule()
     assert ("long_1", "short") in guesses
-    _, guesses = check(resnet).schedule()
+    _, guesses = check_recovered(resnet).schedule()
     assert not guesses
 
 
 def test_names_reach_into_nested_models():
     """A nested model's layers are named by their paths."""
-    model = check(named_branches, "sequential", [*IN_PROGRAM_ORDER[:-1], "inner/spectral", "inner/last"])
+    model = check_recovered(named_branches, "sequential", [*IN_PROGRAM_ORDER[:-1], "inner/spectral", "inner/last"])
     assert [found.name for found in model.layers][-2:] == ["inner/spectral", "inner/last"]
 
 
@@ -141,4 +149,4 @@ def test_any_graph_of_one_kind(edges):
             tensors.append(kl.Add()([x, tensors[other % len(tensors)]]))
         return keras.Model(tensors[0], tensors[1:])
 
-    check(functional)
+    check_recovered(functional)

@@ -1,57 +1,24 @@
 """What a layer's saved config says is what Keras does: weights and their values, seeds and their number."""
 
 import inspect
-import json
-import math
 import random
 
 import keras
 import pytest
-import torch
 from keras import initializers as ki
 from keras import layers as kl
 from keras.src.initializers import ALL_OBJECTS_DICT
 from keras.src.initializers.random_initializers import RandomInitializer
 from keras.src.utils.naming import to_snake_case
 
+from tests.support.saved_keras import check_weights, saved
 from torch_kinit.keras.draws import Source, seeds_of, snake_case
 from torch_kinit.keras.read import read_layer
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 
 
-def values(weight, seeds):
-    """What Keras' own initializer gives for a weight, from its config, the seed of its source and its axes."""
-    identifier = weight.source.config
-    initializer = ki.get(identifier if isinstance(identifier, str) else dict(identifier))
-    config = initializer.get_config()
-    if weight.source.random:
-        config["seed"] = seeds[weight.source]
-    if weight.axes:
-        config["input_axes"], config["output_axes"] = weight.axes
-        assert weight.fans == tuple(math.prod(weight.shape[a] for a in axes) for axes in weight.axes)
-    initializer = type(initializer).from_config(config)
-    if weight.unit_forget:
-        n = weight.shape[0] // 4
-        return torch.cat([initializer((n,)), torch.ones(n), initializer((2 * n,))])
-    found = initializer(weight.shape)
-    return found.sqrt() if weight.name.endswith("stddev") else found
-
-
-def check_weights(weights, seeds, expected):
-    """The names, shapes and values are Keras'."""
-    assert [weight.name.rpartition("/")[2] for weight in weights] == [w.name for w in expected]
-    assert [weight.shape for weight in weights] == [tuple(w.shape) for w in expected]
-    for weight, real in zip(weights, expected, strict=True):
-        assert torch.equal(values(weight, seeds), real.value.detach().float()), weight.name
-
-
-def saved(obj):
-    """The config as it is in a file."""
-    return json.loads(json.dumps(keras.saving.serialize_keras_object(obj)))
-
-
-def check(make, call, seed=1):
+def check_read(make, call, seed=1):
     """Build a layer of Keras, read its config, and compare."""
     keras.utils.set_random_seed(seed)
     real = make()
@@ -246,7 +213,7 @@ CASES = {
 @pytest.mark.parametrize(("make", "call"), CASES.values(), ids=CASES)
 def test_weights_and_seeds_are_those_of_keras(make, call):
     """Each weight of the built layer has the values that its source gives, and the next seed follows."""
-    check(make, call)
+    check_read(make, call)
 
 
 # Arguments of those that have no defaults for them, and layers that make nothing of a config alone.
@@ -274,7 +241,7 @@ SEEDED = [x for x in OTHERS if "seed" in inspect.signature(EXPORTED[x]).paramete
 @pytest.mark.parametrize(("name", "kwargs"), [*((x, {}) for x in OTHERS), *((x, {"seed": 3}) for x in SEEDED)])
 def test_every_other_layer_is_known(name, kwargs):
     """A layer of Keras' that is not in the table above has no weights, and the seeds it draws are as many."""
-    check(lambda: EXPORTED[name](*ARGUMENTS.get(name, ()), **kwargs), lambda made: None)
+    check_read(lambda: EXPORTED[name](*ARGUMENTS.get(name, ()), **kwargs), lambda made: None)
 
 
 @pytest.mark.parametrize("make", [lambda seed: kl.SimpleRNN(3, seed=seed), lambda seed: kl.RandomGrayscale(seed=seed)])

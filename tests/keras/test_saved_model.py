@@ -11,31 +11,12 @@ from hypothesis import strategies as st
 from keras import initializers as ki
 from keras import layers as kl
 
-from tests.keras.test_read import check_weights, saved
-from torch_kinit.keras.draws import Source, seeds_of
+from tests.support.saved_keras import block, check_recovered, resnet, saved, spectral
+from torch_kinit.keras.draws import seeds_of
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.saved_model import Model, load_config
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
-
-
-def check(make, build=None, names=None, seed=1):
-    """Make a model in code, read its config, draw, and compare each weight and the number that comes next."""
-    keras.backend.clear_session(free_memory=False)  # so that automatic names start anew, as in a program
-    keras.utils.set_random_seed(seed)
-    real = make()
-    following = random.randint(1, 10**9)
-    model, last = Model(load_config(real.to_json())), Source(None)
-    sources, _ = model.schedule(build, names)
-    seeds = seeds_of([*sources, last], seed)
-    assert seeds[last] == following
-    check_weights([weight for found in model.layers for weight in found.weights], seeds, real.weights)
-    return model
-
-
-def spectral(units):
-    """A layer that draws when it is built."""
-    return kl.SpectralNormalization(kl.Dense(units))
 
 
 def sequential_parts():
@@ -60,32 +41,6 @@ def sequential_without_input():
     model = keras.Sequential(sequential_parts())
     model.build((None, 7))
     return model
-
-
-def added():
-    model = keras.Sequential()
-    model.add(keras.Input((7,)))
-    for make in (lambda: spectral(5), lambda: kl.Dropout(0.1), lambda: spectral(4), lambda: kl.Dense(3)):
-        model.add(make())
-    return model
-
-
-def block(x, filters, shortcut):
-    """A block of a ResNet, whose shortcut stands after the first convolution in the config."""
-    y = kl.Conv2D(filters, 1)(x) if shortcut else x
-    x = kl.BatchNormalization()(kl.Conv2D(filters, 3, padding="same")(x))
-    x = kl.Dropout(0.1)(x)
-    x = kl.PReLU("normal")(x)
-    x = kl.Conv2D(filters, 3, padding="same")(x)
-    return kl.ReLU()(kl.Add()([x, y]))
-
-
-def resnet():
-    inputs = keras.Input((8, 8, 3))
-    x = kl.Conv2D(4, 3)(inputs)
-    for i in range(12):  # more than ten, so that conv2d_9 comes before conv2d_10
-        x = block(x, 4 + i // 4, i % 4 == 0)
-    return keras.Model(inputs, kl.Dense(3)(kl.GlobalAveragePooling2D()(x)))
 
 
 def transformer():
@@ -167,7 +122,7 @@ MADE_IN_CODE = [
 @pytest.mark.parametrize("make", MADE_IN_CODE)
 def test_a_model_draws_as_in_keras(make):
     """The order recovered from the config is that of the code, and gives each weight its seed."""
-    check(make)
+    check_recovered(make)
 
 
 def test_drawing_again_draws_anew():
@@ -197,7 +152,7 @@ PARTS = {
 @given(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
 def test_any_stack_of_layers(kinds, seed):
     """Layers on top of each other draw as in Keras, in a Sequential and in a functional model."""
-    check(lambda: keras.Sequential([keras.Input((4,)), *(PARTS[kind]() for kind in kinds)]), seed=seed)
+    check_recovered(lambda: keras.Sequential([keras.Input((4,)), *(PARTS[kind]() for kind in kinds)]), seed=seed)
 
     def functional():
         x = inputs = keras.Input((4,))
@@ -205,7 +160,7 @@ def test_any_stack_of_layers(kinds, seed):
             x = PARTS[kind]()(x)
         return keras.Model(inputs, x)
 
-    check(functional, seed=seed)
+    check_recovered(functional, seed=seed)
 
 
 def test_every_form_of_a_config_is_read(tmp_path):

@@ -9,8 +9,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
-from tests.model.test_seed import Back, check_equal, made, state
-from tests.support.models import Positions, network, symmetric, tied
+from tests.support.models import Positions, Twice, network, symmetric, tied
+from tests.support.states import check_same_state, network_state, state
 
 
 class FullyShardedLike(nn.Module):
@@ -50,7 +50,7 @@ def test_wrappers_do_not_count(wrap):
     """A compiled, checkpointed or wrapped model, or one with such parts, gets the values of the bare one."""
     model = wrap(network())
     kinit.apply(model, seed=5)
-    check_equal({short(name): tensor for name, tensor in state(model).items()}, made())
+    check_same_state({short(name): tensor for name, tensor in state(model).items()}, network_state())
 
 
 def test_a_child_of_the_name_of_a_wrapper_counts():
@@ -64,11 +64,11 @@ def test_a_child_of_the_name_of_a_wrapper_counts():
 
 def test_a_prefix_may_have_the_names_of_wrappers():
     """The path of a part in a compiled model is the same prefix as in the bare one."""
-    want = {name.removeprefix("head."): t for name, t in made().items() if name.startswith("head.")}
+    want = {name.removeprefix("head."): t for name, t in network_state().items() if name.startswith("head.")}
     for prefix in ("head", "_orig_mod.head", "_orig_mod.head._checkpoint_wrapped_module"):
         model = network()["head"]
         kinit.apply(model, seed=5, prefix=prefix)
-        check_equal(state(model), want)
+        check_same_state(state(model), want)
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -169,9 +169,11 @@ def check_only(model, chosen, **arguments):
     """Raise AssertionError unless apply(only=...) sets those tensors, to what it sets them to in the whole."""
     before = state(model)
     kinit.apply(model, seed=5, **arguments)
-    after, want = state(model), made()
-    check_equal({short(n): t for n, t in after.items() if short(n) in chosen}, {name: want[name] for name in chosen})
-    check_equal(
+    after, want = state(model), network_state()
+    check_same_state(
+        {short(n): t for n, t in after.items() if short(n) in chosen}, {name: want[name] for name in chosen}
+    )
+    check_same_state(
         {name: t for name, t in after.items() if short(name) not in chosen},
         {name: t for name, t in before.items() if short(name) not in chosen},
     )
@@ -219,7 +221,7 @@ def test_only_of_a_parametrized_weight(make):
     plan = kinit.apply(model, seed=1, only=missing)
     assert [step.name for step in plan if step.initializer] == ["0.weight", "0.bias"]
     plain = nn.Sequential(nn.Linear(4, 4))
-    kinit.apply(symmetric(Back()), seed=1, only=["parametrizations.weight.original"])
+    kinit.apply(symmetric(Twice()), seed=1, only=["parametrizations.weight.original"])
     kinit.apply(plain, seed=1)
     if make is parametrizations.weight_norm:
         torch.testing.assert_close(model[0].weight, plain[0].weight)

@@ -17,6 +17,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
+from tests.support.models import on_meta
+from tests.support.states import check_same_state, state
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed")
 
@@ -34,7 +36,7 @@ class Block(nn.Module):
         return self.up(self.norm(self.attention(x, x, x)[0]))
 
 
-class Net(nn.Module):
+class TiedBlocks(nn.Module):
     """Tied embeddings around blocks, and a buffer that only a rule can set."""
 
     def __init__(self):
@@ -58,29 +60,24 @@ RULES = {
 WRAPPED = {"whole": None, "blocks": {Block}, "a child whose parent draws": {Block, NonDynamicallyQuantizableLinear}}
 
 
-def state(model):
+def bare_state(model):
     """Copies of all tensors by their names without wrappers'."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return {name.replace("_fsdp_wrapped_module.", ""): tensor.detach().clone() for name, tensor in tensors}
+    return {name.replace("_fsdp_wrapped_module.", ""): tensor for name, tensor in state(model).items()}
 
 
 def single():
     """What one process has."""
-    model = Net()
+    model = TiedBlocks()
     kinit.apply(model, RULES, seed=7)
-    return state(model)
+    return bare_state(model)
 
 
-def check_equal(wrapped):
+def check_wrapped(wrapped):
     """Raise AssertionError unless the wrapped model, put together, has the values of one process."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    expected = single()
     with FullyShardedDataParallel.summon_full_params(wrapped):
-        found = state(wrapped)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+        check_same_state(bare_state(wrapped), single())
 
 
 def wrap(model, classes, **arguments):
@@ -97,11 +94,10 @@ def check_wrapping(classes, use_orig_params):
     """Raise AssertionError unless a meta model is right as it is wrapped, trains, and can be set again."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    with torch.device("meta"):
-        model = Net()
+    model = on_meta(TiedBlocks)
     initialize = kinit.param_init_fn(model, RULES, seed=7, device="cpu")
     wrapped = wrap(model, classes, use_orig_params=use_orig_params, param_init_fn=initialize)
-    check_equal(wrapped)
+    check_wrapped(wrapped)
     if classes != WRAPPED["a child whose parent draws"]:  # attention reads its child's weight without calling it
         wrapped(torch.arange(10)).square().sum().backward()
     for call in (lambda: kinit.apply(wrapped, seed=7), lambda: kinit.materialize(wrapped, "cpu")):
@@ -111,7 +107,7 @@ def check_wrapping(classes, use_orig_params):
         for parameter in wrapped.parameters():
             parameter.detach().fill_(7)
         kinit.apply(wrapped, RULES, seed=7)
-    check_equal(wrapped)
+    check_wrapped(wrapped)
 
 
 def run(rank, world, path):
@@ -136,16 +132,11 @@ def test_wrapped_models_get_the_values_of_one_process():
     assert sorted(done.stdout.splitlines()) == sorted(cases * 2)
 
 
-def on_meta(make):
-    with torch.device("meta"):
-        return make()
-
-
 def test_modules_in_any_order():
     """Each module is set when it is asked for, a tied parameter with the first that holds it, and nothing twice."""
     expected = single()
     for order in (list, lambda modules: list(modules)[::-1]):
-        model = on_meta(Net)
+        model = on_meta(TiedBlocks)
         initialize = kinit.param_init_fn(model, RULES, seed=7, device="cpu")
         for module in order(model.modules()):
             initialize(module)
@@ -172,7 +163,11 @@ REFUSED = {
         ValueError,
         "not on the meta device: weight, bias.*kinit.apply",
     ),
-    "a buffer nobody sets": ({"rules": {"head.weight": kinit.skip}}, ValueError, r"(?s)scale \(3,\) of Net.*'scale'"),
+    "a buffer nobody sets": (
+        {"rules": {"head.weight": kinit.skip}},
+        ValueError,
+        r"(?s)scale \(3,\) of TiedBlocks.*'scale'",
+    ),
     "a rule for nothing": ({"rules": {"haed": "zeros"}}, kinit.UnusedRuleError, "'haed' matches nothing"),
     "no seed": ({"seed": None}, TypeError, "`seed` must be an int, got None"),
     "meta": ({"device": "meta"}, ValueError, "`device` must have memory"),
@@ -184,12 +179,12 @@ REFUSED = {
 def test_refused(arguments, error, message):
     """What could not be carried out is an error before anything is wrapped."""
     with pytest.raises(error, match=message):
-        kinit.param_init_fn(**{"model": on_meta(Net), "rules": RULES, "seed": 1, "device": "cpu", **arguments})
+        kinit.param_init_fn(**{"model": on_meta(TiedBlocks), "rules": RULES, "seed": 1, "device": "cpu", **arguments})
 
 
 def test_a_module_of_another_model_is_refused():
     """The function is for the modules that it was made for."""
-    initialize = kinit.param_init_fn(on_meta(Net), RULES, seed=1, device="cpu")
+    initialize = kinit.param_init_fn(on_meta(TiedBlocks), RULES, seed=1, device="cpu")
     with pytest.raises(ValueError, match="A Linear is no part of the model that"):
         initialize(on_meta(lambda: nn.Linear(3, 2)))
 

@@ -181,7 +181,7 @@ LAYERS = {
 }
 
 
-def check(name, module, call, shapes, seed):
+def check_layer(name, module, call, shapes, seed):
     """Raise AssertionError unless the module has the weights of the Keras layer: its bits, or nearly for a QR."""
     found, expected = kinit.to_keras(module), backend(name)(KERAS, call=call, shapes=shapes, seed=seed)
     for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
@@ -198,7 +198,7 @@ def test_layers(name, layer):
     make, rules, call, shapes = layer
     module = make()
     kinit.apply(module, rules, generator=KerasSeed(21, name))
-    check(name, module, call, shapes, 21)
+    check_layer(name, module, call, shapes, 21)
 
 
 def test_attention_kernels_are_alike():
@@ -224,8 +224,8 @@ def test_rules_with_seeds_of_their_own():
     for generator in (None, torch.Generator().manual_seed(1), KerasSeed(4, "torch")):
         model = two()
         kinit.apply(model, {"0": SEEDED}, generator=generator)
-        check("jax", model[0], "kl.Dense(7, kernel_initializer=he)", [(5,)], 3)
-    check("torch", model[1], "kl.Dense(2, kernel_initializer=glorot)", [(7,)], 4)
+        check_layer("jax", model[0], "kl.Dense(7, kernel_initializer=he)", [(5,)], 3)
+    check_layer("torch", model[1], "kl.Dense(2, kernel_initializer=glorot)", [(7,)], 4)
 
 
 def test_json():

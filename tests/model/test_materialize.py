@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
-from tests.support.models import network
+from tests.support.models import network, on_meta
+from tests.support.states import check_same_state, state
 
 
 class Rotary(nn.Module):
@@ -47,45 +48,30 @@ def tie(model):
     return model
 
 
-def on_meta(make=whole):
-    with torch.device("meta"):
-        return make()
-
-
-def tensors(model):
-    return dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
-
-
-def check_equal(model, expected):
-    found, wanted = tensors(model), tensors(expected)
-    assert found.keys() == wanted.keys()
-    assert not [name for name, tensor in wanted.items() if not torch.equal(found[name], tensor)]
-
-
 def test_a_materialized_model_is_initialized_as_a_real_one():
     """Parameters, running statistics and the buffers that rules name; nothing is left of the way there."""
     expected = tie(whole())
     kinit.apply(expected, VALUES, seed=3)
-    model = kinit.materialize(tie(on_meta()), "cpu")
+    model = kinit.materialize(tie(on_meta(whole)), "cpu")
     kinit.apply(model, VALUES, seed=3)
-    check_equal(model, expected)
+    check_same_state(state(model), state(expected))
     assert not [m for m in model.modules() if any(name.startswith("_kinit") for name in vars(m))]
     built = Rotary()
-    check_equal(model["rotary"], built)
+    check_same_state(state(model["rotary"]), state(built))
 
 
 def test_parameters_stay_the_objects_they_are():
     """With ties, attributes, requires_grad and strides; an optimizer and a recurrent layer hold the same as before."""
-    model, real = tie(on_meta()), tie(whole())
+    model, real = tie(on_meta(whole)), tie(whole())
     model["head"].bias.tag = "kept"
-    before = {name: id(tensor) for name, tensor in tensors(model).items()}
+    before = {name: id(tensor) for name, tensor in state(model).items()}
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1.0)
     assert kinit.materialize(model, torch.device("cpu")) is model
-    assert {name: id(tensor) for name, tensor in tensors(model).items()} == before
+    assert {name: id(tensor) for name, tensor in state(model).items()} == before
     assert model["head"].bias.tag == "kept"
     assert model["rotary"].original is model["rotary"].inv_freq
-    for name, tensor in tensors(model).items():
-        wanted = tensors(real)[name]
+    for name, tensor in state(model).items():
+        wanted = state(real)[name]
         assert (tensor.dtype, tensor.stride(), tensor.requires_grad) == (
             wanted.dtype, wanted.stride(), wanted.requires_grad
         ), name  # fmt: skip
@@ -111,7 +97,7 @@ def test_a_subclass_of_parameter_keeps_its_class():
 
 def test_what_is_watched_is_replaced_by_one_object():
     """torch cannot exchange the insides of what a weak reference points to; ties hold all the same."""
-    model = tie(on_meta())
+    model = tie(on_meta(whole))
     watched = weakref.ref(model["out"].weight)
     kinit.materialize(model, "cpu")
     assert model["out"].weight is model["words"].weight is not watched()
@@ -121,7 +107,7 @@ def test_what_is_watched_is_replaced_by_one_object():
 
 def test_what_is_new_holds_no_numbers():
     """NaN in floating and complex tensors, zero in others."""
-    for name, tensor in tensors(kinit.materialize(on_meta(), "cpu")).items():
+    for name, tensor in state(kinit.materialize(on_meta(whole), "cpu")).items():
         exact = tensor.dtype in (torch.int64, torch.bool)
         assert bool(((tensor == 0) if exact else tensor.isnan()).all()), name
 
@@ -129,14 +115,14 @@ def test_what_is_new_holds_no_numbers():
 def test_what_is_real_stays():
     """Tensors with storage keep their values, and apply asks nothing about those buffers."""
     model = tie(whole())
-    before = {name: (id(tensor), tensor.detach().clone()) for name, tensor in tensors(model).items()}
+    before = {name: (id(tensor), tensor.detach().clone()) for name, tensor in state(model).items()}
     model["new"] = on_meta(lambda: nn.Linear(2, 2))
     kinit.materialize(model, "cpu")
     for name, (identity, value) in before.items():
-        assert id(tensors(model)[name]) == identity
-        assert torch.equal(tensors(model)[name], value), name
+        assert id(state(model)[name]) == identity
+        assert torch.equal(state(model)[name], value), name
     kinit.apply(model, seed=1)
-    check_equal(model["rotary"], Rotary())
+    check_same_state(state(model["rotary"]), state(Rotary()))
 
 
 @pytest.mark.parametrize("map_", ["matrix_exp", "cayley", "householder"])
@@ -145,7 +131,7 @@ def test_parametrized_weights(map_):
     models = [parametrizations.orthogonal(nn.Linear(5, 5), orthogonal_map=map_) for _ in range(2)]
     kinit.apply(models[0], seed=2)
     kinit.apply(kinit.materialize(models[1].to("meta"), "cpu"), seed=2)
-    check_equal(*models)
+    check_same_state(*map(state, models))
 
 
 def test_parametrizations_that_nobody_completes():
@@ -172,7 +158,7 @@ MOVED = {
 @pytest.mark.filterwarnings("ignore:Complex modules:UserWarning")
 def test_buffers_that_nobody_set(move):
     """All are listed, and nothing has changed, also when a rule for a weight's name fits a mask's, "bias"."""
-    model = move(kinit.materialize(on_meta(), "cpu"))
+    model = move(kinit.materialize(on_meta(whole), "cpu"))
     with pytest.raises(ValueError, match=r"(?s)rotary.inv_freq \(4,\) of Rotary\n.*ids.*rotary.bias \(3, 3\).*turns"):
         kinit.apply(model, {"*bias": "ones"}, seed=1)
     assert all(bool(parameter.isnan().all()) for parameter in model.parameters())
@@ -183,20 +169,20 @@ def test_buffers_that_nobody_set(move):
 
 def test_buffers_that_somebody_has_set():
     """By hand, by another tensor in their place, by a checkpoint: none needs a rule then."""
-    model = kinit.materialize(on_meta(), "cpu")
+    model = kinit.materialize(on_meta(whole), "cpu")
     rotary, built = model["rotary"], Rotary()
     rotary.inv_freq.copy_(built.inv_freq)
     rotary.ids = built.ids
     rotary.register_buffer("turns", built.turns)
     rotary.load_state_dict({"bias": built.bias}, strict=False)
     kinit.apply(model, seed=1)
-    check_equal(rotary, built)
+    check_same_state(state(rotary), state(built))
 
 
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_checkpoint_that_lacks_a_layer(assign):
     """After loading what there is, only= gives values to what was missing, and asks about nothing else."""
-    expected, model = whole(), on_meta()
+    expected, model = whole(), on_meta(whole)
     kinit.apply(expected, seed=3)
     saved = {name: tensor for name, tensor in expected.state_dict().items() if not name.startswith(("head", "norm"))}
     if assign:
@@ -206,12 +192,12 @@ def test_a_checkpoint_that_lacks_a_layer(assign):
         missing = kinit.materialize(model, "cpu").load_state_dict(saved, strict=False).missing_keys
     kinit.apply(model, seed=3, only=missing)
     model["rotary"].inv_freq.copy_(expected["rotary"].inv_freq)
-    check_equal(model, expected)
+    check_same_state(state(model), state(expected))
 
 
 def test_only_asks_about_what_is_chosen():
     """A buffer that is chosen and that nobody set is an error."""
-    model = kinit.materialize(on_meta(), "cpu")
+    model = kinit.materialize(on_meta(whole), "cpu")
     with pytest.raises(ValueError, match=r"nor a rule has set .*\n  rotary.ids \(1, 6\) of Rotary\nSet"):
         kinit.apply(model, seed=1, only=["head.weight", "rotary.ids"])
 

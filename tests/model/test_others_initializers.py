@@ -7,8 +7,8 @@ import torch
 from torch import distributed, nn
 
 import torch_kinit as kinit
-from tests.model.test_seed import Back, check_equal, made, state
-from tests.support.models import network, symmetric
+from tests.support.models import Twice, network, symmetric
+from tests.support.states import check_same_state, network_state, state
 from torch_kinit import KerasSeed, Key
 
 
@@ -36,15 +36,15 @@ OTHERS = {
 def test_values_depend_on_seed_name_and_shape(fill):
     """Order, other layers and torch's global state do not count, and the latter is not moved."""
     rules = {"head": fill, "attend": fill}
-    want = made(rules=rules)
+    want = network_state(rules=rules)
     torch.manual_seed(1)
     model = nn.ModuleDict({"new": nn.Linear(3, 3), **dict(reversed(network().items()))})
     before = torch.get_rng_state()
     kinit.apply(model, rules, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     found = state(model)
-    check_equal({name: found[name] for name in want}, want)
-    assert not torch.equal(found["head.weight"], made(6, rules=rules)["head.weight"])
+    check_same_state({name: found[name] for name in want}, want)
+    assert not torch.equal(found["head.weight"], network_state(6, rules=rules)["head.weight"])
 
 
 @pytest.mark.parametrize("fill", [nn.init.xavier_normal_, zoomed_], ids=["with", "without"])
@@ -61,15 +61,15 @@ def test_they_draw_torchs_own_numbers():
     """The numbers are torch's for the seed that the parameter's key is, with a generator or without."""
     seed = Key(5).fold_in("head.weight").native_seed
     want = nn.init.xavier_normal_(torch.empty(2, 12), generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(made(rules={"head": nn.init.xavier_normal_})["head.weight"], want)
+    assert torch.equal(network_state(rules={"head": nn.init.xavier_normal_})["head.weight"], want)
     torch.manual_seed(seed)
     zoomed_(want)
-    assert torch.equal(made(rules={"head": zoomed_})["head.weight"], want)
+    assert torch.equal(network_state(rules={"head": zoomed_})["head.weight"], want)
 
 
 def test_the_two_sources_of_one_initializer_differ():
     """An initializer that draws from its generator and from the global one gets different numbers from them."""
-    assert bool((made(rules={"head": both_})["head.weight"] != 0).all())
+    assert bool((network_state(rules={"head": both_})["head.weight"] != 0).all())
 
 
 def test_they_may_read_and_keep_what_is_there():
@@ -82,7 +82,7 @@ def test_they_may_read_and_keep_what_is_there():
 
 def test_they_set_parametrized_weights():
     """A parametrized weight gets what a plain one gets."""
-    plain, doubled = nn.Linear(4, 4), symmetric(Back())
+    plain, doubled = nn.Linear(4, 4), symmetric(Twice())
     for model in (plain, doubled):
         kinit.apply(model, {"weight": nn.init.xavier_normal_}, seed=5)
     assert torch.equal(plain.weight, doubled.weight)
@@ -92,7 +92,7 @@ def test_a_generator_of_their_own_stays():
     """A generator that a rule gives them is what they draw from."""
     rule = {"head": partial(nn.init.normal_, generator=torch.Generator().manual_seed(3))}
     want = nn.init.normal_(torch.empty(2, 12), generator=torch.Generator().manual_seed(3))
-    assert torch.equal(made(rules=rule)["head.weight"], want)
+    assert torch.equal(network_state(rules=rule)["head.weight"], want)
 
 
 @pytest.mark.parametrize("source", [{"seed": 1}, {"generator": torch.Generator()}, {}], ids=["seed", "torch's", "none"])
@@ -107,7 +107,7 @@ def test_after_an_error_nothing_has_changed(source):
     before, numbers = state(model), torch.get_rng_state()
     with pytest.raises(RuntimeError, match="halfway"):
         kinit.apply(model, {"head": fail_}, **source)
-    check_equal(state(model), before)
+    check_same_state(state(model), before)
     assert torch.equal(torch.get_rng_state(), numbers)
 
 
@@ -119,7 +119,7 @@ def test_a_seed_of_keras_is_none_for_them():
         ValueError, match=r"head\.weight .*is none of Keras' initializers and cannot draw from KerasSeed"
     ):
         kinit.apply(model, {"head": nn.init.xavier_normal_}, generator=KerasSeed(1, "jax"))
-    check_equal(state(model), before)
+    check_same_state(state(model), before)
 
 
 @pytest.fixture

@@ -10,40 +10,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
-from tests.support.models import network, symmetric
+from tests.support.models import Twice, network, symmetric
+from tests.support.states import check_same_state, network_state, state
 from torch_kinit import KerasSeed, Key
-
-
-class Back(nn.Module):
-    """A parametrization with a way back, exact in floating point."""
-
-    def forward(self, x):
-        return 2 * x
-
-    def right_inverse(self, x):
-        return x / 2
-
-
-def state(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def check_equal(found, want):
-    """Raise AssertionError unless two dicts have the same names, in any order, and equal tensors."""
-    assert found.keys() == want.keys()
-    assert [name for name in want if not torch.equal(found[name].cpu(), want[name].cpu())] == []
-
-
-def made(seed=5, **arguments):
-    """The values that `network` gets."""
-    model = network()
-    kinit.apply(model, seed=seed, **arguments)
-    return state(model)
 
 
 def test_equal_seeds_give_equal_values():
     """The seed is all that counts: torch's global state is neither read nor moved, and a Key is the same as a seed."""
-    want = made()
+    want = network_state()
     torch.manual_seed(1)
     before = torch.get_rng_state()
     model = network()
@@ -51,24 +25,24 @@ def test_equal_seeds_give_equal_values():
     assert not torch.equal(before, moved)  # by torch's own initialization
     kinit.apply(model, generator=Key(5))
     assert torch.equal(torch.get_rng_state(), moved)
-    check_equal(state(model), want)
-    check_equal(made(), want)
+    check_same_state(state(model), want)
+    check_same_state(network_state(), want)
 
 
 def test_two_seeds_differ():
     """Another seed gives every drawn weight other values."""
-    first, second = made(5), made(6)
+    first, second = network_state(5), network_state(6)
     equal = {name for name in first if torch.equal(first[name], second[name])}
     assert equal == {name for name in first if "bias" in name or name.startswith("norm.")}
 
 
 def test_construction_order_does_not_count():
     """Layers made or registered in another order, or beside new ones, get the values of their names."""
-    want = made()
+    want = network_state()
     model = nn.ModuleDict({"new": nn.Linear(12, 12), **dict(reversed(network().items())), "newer": nn.GRU(3, 6)})
     kinit.apply(model, seed=5)
     found = state(model)
-    check_equal({name: found[name] for name in want}, want)
+    check_same_state({name: found[name] for name in want}, want)
 
 
 def test_memory_format_does_not_count():
@@ -76,7 +50,7 @@ def test_memory_format_does_not_count():
     model = network()
     model["stem"].to(memory_format=torch.channels_last)
     kinit.apply(model, seed=5)
-    check_equal(state(model), made())
+    check_same_state(state(model), network_state())
 
 
 def test_parameters_of_equal_shape_differ():
@@ -108,11 +82,11 @@ def test_packed_blocks_have_their_law(name):
 @pytest.mark.parametrize("wrap", [lambda m: m, torch.compile], ids=["bare", "compiled"])
 def test_a_part_gets_what_the_whole_gives_it(name, wrap):
     """A submodule initialized alone, with its name as prefix, gets the values it has in the whole."""
-    want = {key.removeprefix(f"{name}."): t for key, t in made().items() if key.startswith(f"{name}.")}
+    want = {key.removeprefix(f"{name}."): t for key, t in network_state().items() if key.startswith(f"{name}.")}
     for source in ({"seed": 5}, {"generator": Key(5)}):
         model = network()[name]
         kinit.apply(wrap(model), prefix=name, **source)
-        check_equal(state(model), want)
+        check_same_state(state(model), want)
 
 
 def test_a_deeper_prefix():
@@ -121,7 +95,7 @@ def test_a_deeper_prefix():
     kinit.apply(whole, seed=2)
     part = nn.Sequential(nn.Linear(3, 4))
     kinit.plan(part).apply(seed=2, prefix="a.b")
-    check_equal(state(part), state(whole["a"]["b"]))
+    check_same_state(state(part), state(whole["a"]["b"]))
 
 
 # --- ties, precision, parametrizations, rules ------------------------------------------------------------------------
@@ -165,7 +139,7 @@ def test_ties_whatever_owner_comes_first(make, rules, layer, law):
         assert step.layer == layer
         assert str(step.initializer).startswith(law)
         assert model["a"].weight is model["b"].weight
-    check_equal(state(models[0]), state(models[1]))
+    check_same_state(state(models[0]), state(models[1]))
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -203,7 +177,7 @@ def test_half_precision_is_rounded(dtype):
     model = network().to(dtype)
     rules = {"*": {"kernel": "he_normal", "recurrent_kernel": "orthogonal"}}
     kinit.apply(model, rules, seed=5)
-    for name, exact in made(rules=rules).items():
+    for name, exact in network_state(rules=rules).items():
         found, rounded = model.state_dict()[name], exact.to(model.state_dict()[name].dtype)
         assert torch.equal(found, rounded.clamp(found.min(), found.max()))
         assert int((found != rounded).sum()) <= 0.02 * found.numel()
@@ -211,14 +185,14 @@ def test_half_precision_is_rounded(dtype):
 
 def test_parametrized_weights():
     """A parametrized weight gets the value of a plain one, and torch's global state is left alone."""
-    plain, doubled = nn.Linear(4, 4), symmetric(Back())
+    plain, doubled = nn.Linear(4, 4), symmetric(Twice())
     orthogonal = [parametrizations.orthogonal(nn.Linear(5, 3)) for _ in range(2)]
     before = torch.get_rng_state()
     for model in (plain, doubled, *orthogonal):
         kinit.apply(model, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(plain.weight, doubled.weight)
-    check_equal(state(orthogonal[0]), state(orthogonal[1]))
+    check_same_state(state(orthogonal[0]), state(orthogonal[1]))
 
 
 @pytest.mark.parametrize("own", [KerasSeed(3, "jax"), KerasSeed(3, "torch"), Key(3)], ids=str)
@@ -257,7 +231,7 @@ def test_a_plan_with_a_key_becomes_json(key):
 @pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), torch.tensor(5)], ids=["int64", "uint8", "tensor"])
 def test_seeds_of_other_types(seed):
     """An int of NumPy's, or a tensor of one, is the same seed as Python's."""
-    check_equal(made(seed), made(5))
+    check_same_state(network_state(seed), network_state(5))
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -296,5 +270,5 @@ def test_refused(arguments, error, message):
     before, numbers = state(model), torch.get_rng_state()
     with pytest.raises(error, match=message):
         kinit.apply(model, **arguments)
-    check_equal(state(model), before)
+    check_same_state(state(model), before)
     assert torch.equal(torch.get_rng_state(), numbers)

@@ -146,7 +146,7 @@ def check_nothing_changed(way, context):
     """Raise AssertionError unless a way to fill a model fails in a context and leaves all as it was."""
     model, generator = network(), seeded()
     before = fingerprint(model, generator)
-    with context, pytest.raises(RuntimeError, match="out of order"):
+    with context, pytest.raises((RuntimeError, TypeError), match="out of order"):  # from_keras blames the array
         WAYS[way](model, generator)
     assert fingerprint(model, generator) == before
 

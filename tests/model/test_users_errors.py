@@ -26,7 +26,7 @@ def undecodable_(tensor):
     b"\xff".decode()
 
 
-class Two(Exception):
+class TwoArgumentsError(Exception):
     """An error that takes two arguments and shows neither."""
 
     def __init__(self, first, second):
@@ -34,7 +34,7 @@ class Two(Exception):
 
 
 def two_(tensor):
-    raise Two(1, 2)
+    raise TwoArgumentsError(1, 2)
 
 
 class Undecodable(nn.Module):
@@ -83,7 +83,9 @@ def test_a_key_error_of_an_initializer_keeps_its_traceback(call):
 
 
 @every_call
-@pytest.mark.parametrize(("fill", "kind"), [(undecodable_, UnicodeDecodeError), (two_, Two)], ids=["Unicode", "two"])
+@pytest.mark.parametrize(
+    ("fill", "kind"), [(undecodable_, UnicodeDecodeError), (two_, TwoArgumentsError)], ids=["Unicode", "two"]
+)
 def test_an_error_made_of_several_arguments_passes(call, fill, kind):
     """It is not made anew, which would fail, and says which parameter was filled."""
     with pytest.raises(kind) as caught:
@@ -112,7 +114,7 @@ FAILURES = {
     "KeyError": (lambda module: look_up("scale"), KeyError, "look_up"),
     "UnicodeDecodeError": (lambda module: undecodable_(module), UnicodeDecodeError, "undecodable_"),
     "AttributeError": (lambda module: [module.wieght], AttributeError, "__getattr__"),
-    "two arguments": (two_, Two, "two_"),
+    "two arguments": (two_, TwoArgumentsError, "two_"),
 }
 
 

@@ -33,7 +33,9 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 def drawn(law, tensor, seed, a, b, chunk=CHUNK):
     generator = torch.Generator().manual_seed(seed)
-    return fill_flat(tensor, lambda out, start: keras_torch.draw(out, generator, LAWS[law][0](a, b)), chunk)
+    return fill_flat(
+        tensor, lambda out, start: keras_torch.draw(out, generator, LAWS[law][0](a, b)), chunk, divisible=False
+    )
 
 
 def check(law, dtype, shape, seed=3, a=-0.3, b=0.7, chunk=CHUNK):

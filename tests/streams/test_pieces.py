@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.backends import NAMES, same_bits
 from tests.support.memory import PeakMemory
 from torch_kinit import KerasSeed, Normal, TruncatedNormal, Uniform
-from torch_kinit.streams.pieces import CHUNK, fill_flat, views
+from torch_kinit.streams.pieces import CHUNK, SERIAL, fill_flat, paced, views
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 every_backend = pytest.mark.parametrize("name", NAMES)
@@ -79,9 +80,55 @@ def test_pieces_of_the_usual_size(more, contiguous):
     total = CHUNK + more
     tensor = torch.empty(total) if contiguous else torch.empty(total, 2)[:, 1]
     count = Counter()
-    fill_flat(tensor, count)
+    fill_flat(tensor, count, divisible=False)
     check_pieces(count.pieces, total, CHUNK)
     assert torch.equal(tensor, torch.arange(total, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 15, 16, 17, CHUNK + 15])
+@pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "strided"])
+def test_a_divisible_draw_is_cut_further(more, contiguous):
+    """A short draw whose parts can be drawn by themselves goes in parts that torch does not share among threads."""
+    total = CHUNK + more
+    tensor = torch.empty(total) if contiguous else torch.empty(total, 2)[:, 1]
+    count = Counter()
+    fill_flat(tensor, count)
+    starts, counts = zip(*count.pieces, strict=True)
+    assert [*starts[1:], total] == list(itertools.accumulate(counts))
+    assert all(start % SERIAL == 0 for start in starts)
+    assert max(counts) == SERIAL == 1 << 15  # the grain size of torch's loops
+    assert torch.equal(tensor, torch.arange(total, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["serial", "wide"])
+def test_the_faster_way_is_kept(fast, monkeypatch):
+    """A long draw tries one piece wide between two serial ones, and goes on with what took less time."""
+    clock, taken = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for piece, serial in paced(range(40)):
+        assert piece == len(taken)
+        taken.append(serial)
+        clock[0] += 1.0 if serial == fast else 2.0
+    assert taken == [True, False, True, *[fast] * 37]
+
+
+def test_the_way_is_left_when_it_gets_slow(monkeypatch):
+    """If others begin to use the cores, a wide draw goes back to serial pieces."""
+    clock, taken = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for piece, serial in paced(range(40)):
+        taken.append(serial)
+        clock[0] += 2.0 if serial else (1.0 if piece < 10 else 5.0)
+    assert taken == [True, False, True, *[False] * 8, *[True] * 29]
+
+
+@pytest.mark.parametrize(("pieces", "threads"), [(7, 2), (40, 1)], ids=["a short draw", "one thread"])
+def test_nothing_is_tried_without_need(pieces, threads, monkeypatch):
+    """A draw of a few pieces, or on one thread, is serial."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert [serial for _, serial in paced(range(pieces))] == [True] * pieces
 
 
 def test_wrong_pieces_are_rejected():

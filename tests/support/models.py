@@ -74,3 +74,19 @@ def symmetric(step):
     module = nn.Linear(4, 4)
     parametrize.register_parametrization(module, "weight", step)
     return module
+
+
+class Twice(nn.Module):
+    """A parametrization that loses no bit, and has a way back."""
+
+    def forward(self, x):
+        return 2 * x
+
+    def right_inverse(self, x):
+        return x / 2
+
+
+def on_meta(make):
+    """The model, on the meta device."""
+    with torch.device("meta"):
+        return make()

@@ -1,4 +1,4 @@
-"""What a rule dict says: its keys and values, Keras' defaults, and what a rule that matches says of a tensor."""
+"""Rule dicts: their keys and values, Keras' defaults, and the errors of rules that do not fit a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
-from torch_kinit.initializers.plain import array_
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.model.targets import Claim
 
 # Keras' initializer for each role, where a layer does not have its own (an LSTM's bias has: unit_forget_bias).
 KERAS_DEFAULTS: Mapping[str, str] = MappingProxyType(
@@ -34,9 +32,6 @@ KERAS_DEFAULTS: Mapping[str, str] = MappingProxyType(
         "num_batches_tracked": "zeros",
     }
 )
-
-# Keras calls a depthwise layer's weight "kernel" too, and its argument "depthwise_initializer".
-_ALSO = {"depthwise_kernel": ("kernel",)}
 
 
 class UnusedRuleError(ValueError):
@@ -110,45 +105,6 @@ class Rule:
     label: str
     bare: Value | None
     roles: Mapping[str, Value]
-
-
-class Said(NamedTuple):
-    """What a rule says of a tensor: a value, if it says anything, and in which of its roles."""
-
-    value: Value | None
-    role: str | None = None
-
-
-def said_of(rule: Rule, claim: Claim, by_name: bool) -> Said | None:
-    """What a rule whose key matches a claim by its name, or by one of its modules, says of it; None if no word."""
-    if rule.bare is None:
-        for role in (claim.role, *_ALSO.get(claim.role or "", ())):
-            if role in rule.roles:
-                return Said(rule.roles[role], role)
-        return Said(None)
-    if not isinstance(rule.bare, Skip):  # which leaves whole layers alone, statistics included
-        if not by_name and not claim.main:
-            return None
-        if claim.buffer and rule.key not in (claim.name, claim.canonical):
-            return None  # a glob means weights, not a norm's statistics
-    return Said(_as_named(rule.bare) if by_name else rule.bare)
-
-
-def said_of_buffer(rule: Rule, by_name: bool, unused: bool) -> Said | None:
-    """What a rule says of a buffer of no layout, of which only `skip` and an otherwise `unused` rule speak.
-
-    That a glob for biases also fits the name of a mask, "attention.bias", does not mean the mask.
-    """
-    if rule.bare is None or not (isinstance(rule.bare, Skip) or (by_name and unused)):
-        return None
-    return Said(_as_named(rule.bare))
-
-
-def _as_named(value: Value) -> Value:
-    """An array given to a parameter by its own name has torch's shape; given to a role, Keras'."""
-    if isinstance(value, Recipe) and value.function is array_:
-        return Recipe(value.function, {**value.arguments, "layout": "torch"})
-    return value
 
 
 def parse_rules(rules: Mapping[Any, Any] | None) -> list[Rule]:

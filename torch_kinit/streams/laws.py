@@ -188,15 +188,24 @@ class TruncatedNormal(Law):
     scale: float
     lower: float
     upper: float
-    _mass: ClassVar[float]  # the probability over the density where that is greatest, of a standard normal
 
     def __init__(self, mean: float, std: float, lower: float = -2.0, upper: float = 2.0) -> None:
         mean, std = checks.number("mean", mean), checks.spread("std", std)
         lower, upper = checks.interval("lower", lower, "upper", upper, infinite=True)
         self._set(loc=mean, scale=std, lower=lower, upper=upper)
-        shift, factor, mass = _standard_moments(lower, upper)
-        bounds = (mean + std * lower, mean + std * upper) if std else (mean, mean)
-        self._set(mean=mean + std * shift, std=std * factor, bounds=bounds, _mass=mass)
+        self._set(bounds=(mean + std * lower, mean + std * upper) if std else (mean, mean))
+
+    @property
+    def mean(self) -> float:  # type: ignore[override]
+        return self.loc + self.scale * self._moments[0]
+
+    @property
+    def std(self) -> float:  # type: ignore[override]
+        return self.scale * self._moments[1]
+
+    @property
+    def _moments(self) -> tuple[float, float, float]:  # only when asked for: torch.compile cannot trace the cache
+        return _standard_moments(self.lower, self.upper)
 
     def __repr__(self) -> str:
         return f"TruncatedNormal(mean={self.loc!r}, std={self.scale!r}, lower={self.lower!r}, upper={self.upper!r})"
@@ -207,12 +216,12 @@ class TruncatedNormal(Law):
 
     def _pdf(self, x: Tensor) -> Tensor:
         origin = max(self.lower, -self.upper, 0.0)
-        density = _relative_density((x - self.loc) / self.scale, origin) / (self.scale * self._mass)
+        density = _relative_density((x - self.loc) / self.scale, origin) / (self.scale * self._moments[2])
         low, high = self.bounds
         return torch.where((x >= low) & (x <= high), density, 0.0)
 
     def _cdf(self, x: Tensor) -> Tensor:
-        z, lower, upper, mass = (x - self.loc) / self.scale, self.lower, self.upper, self._mass
+        z, lower, upper, mass = (x - self.loc) / self.scale, self.lower, self.upper, self._moments[2]
         if lower > 0:
             share = (_tail_mass(z.new_tensor(lower), lower) - _tail_mass(z, lower)) / mass
         elif upper < 0:

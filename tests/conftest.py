@@ -9,11 +9,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 import torch
 
+ASKING = {"backend", "real"}  # of tests.support: who imports one of these asks such a process
 DEVICES = ["cpu"]
 if torch.cuda.is_available():
     DEVICES.append("cuda")
 if torch.backends.mps.is_available():
     DEVICES.append("mps")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
+    """With `-n 2 --dist loadgroup` one worker has all files that ask processes of Keras, and starts each once."""
+    for item in items:
+        if ASKING & vars(getattr(item, "module", item)).keys():
+            item.add_marker(pytest.mark.xdist_group("keras"))
 
 
 @pytest.fixture(params=DEVICES)

@@ -1,8 +1,6 @@
 """The same on every device. What the CPU alone cannot show is skipped where there is no accelerator."""
 
 import copy
-import math
-from functools import partial
 
 import pytest
 import torch
@@ -11,43 +9,17 @@ from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
 from tests.conftest import DEVICES
+from tests.support.devices import ACCELERATOR, LAWS, ON_CPU, SHAPE, SOURCES, every_dtype, sources
 from tests.support.draws import DRAWS, every_draw
-from tests.support.laws import Normal, TruncatedAtTwo, Uniform, check_law
+from tests.support.laws import check_law
 from tests.support.models import network
 from torch_kinit import KerasSeed, Key
 from torch_kinit.numerics import threefry
 from torch_kinit.streams.keras_seed import BACKENDS
 
-CPU, ACCELERATOR = torch.device("cpu"), torch.device(DEVICES[-1])
+CPU = torch.device("cpu")
 beside_the_cpu = pytest.mark.skipif(len(DEVICES) == 1, reason="compares an accelerator with the CPU, and there is none")
 
-SOURCES = {  # from a device to what draws for a tensor there
-    "global": lambda device: None,
-    "generator of the device": lambda device: torch.Generator(device).manual_seed(3),
-    "Key": lambda device: Key(3),
-    "CPU generator": lambda device: torch.Generator().manual_seed(3),
-    **{f"KerasSeed of {name}": lambda device, name=name: KerasSeed(3, name) for name in BACKENDS},
-}
-
-
-def sources(*names):
-    return pytest.mark.parametrize("source", [SOURCES[name] for name in names], ids=names)
-
-
-ON_CPU = list(SOURCES)[3:]  # drawn on the CPU and copied
-SHAPE, FAN_IN, FAN_OUT = (256, 128, 3, 3), 128 * 9, 256 * 9
-LAWS = {  # the call, and the law that it has on SHAPE
-    "random_uniform": (kinit.random_uniform_, Uniform(-0.05, 0.05)),
-    "shifted uniform": (lambda t, **g: kinit.random_uniform_(t, 0.1, 0.3, **g), Uniform(0.1, 0.3)),
-    "random_normal": (kinit.random_normal_, Normal(0, 0.05)),
-    "trunc_normal": (kinit.trunc_normal_, TruncatedAtTwo(0, 0.05)),
-    "shifted trunc_normal": (lambda t, **g: kinit.trunc_normal_(t, 1.5, 0.2, **g), TruncatedAtTwo(1.5, 0.2)),
-    "untruncated": (partial(kinit.variance_scaling_, distribution="untruncated_normal"), Normal(0, FAN_IN**-0.5)),
-}
-for name, variance in ("lecun", 1 / FAN_IN), ("glorot", 2 / (FAN_IN + FAN_OUT)), ("he", 2 / FAN_IN):
-    std, limit = math.sqrt(variance) / 0.87962566103423978, math.sqrt(3 * variance)
-    LAWS[f"{name}_normal"] = getattr(kinit, f"{name}_normal_"), TruncatedAtTwo(0, std)
-    LAWS[f"{name}_uniform"] = getattr(kinit, f"{name}_uniform_"), Uniform(-limit, limit)
 FIXED = {  # without chance: the call and a shape for it
     **{name: (kinit.get(name), (7, 5)) for name in ("zeros", "ones", "identity")},
     "constant": (lambda t: kinit.constant_(t, 0.3), (7, 5)),
@@ -61,9 +33,7 @@ FORMATS = {
     "transposed": lambda out, inner, *rest: torch.empty(inner, out, *rest).transpose(0, 1),
     "part": lambda out, inner, *rest: torch.empty(2 * out, inner + 3, *rest)[::2, 1:-2],
 }
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, *([] if ACCELERATOR.type == "mps" else [torch.float64])]
 every_law = pytest.mark.parametrize("draw", [draw for draw, _ in LAWS.values()], ids=LAWS)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_format = pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
 
 
@@ -104,6 +74,7 @@ def check_models(found, want, rounded=()):
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [FORMATS["channels_last"], FORMATS["part"]], ids=["channels_last", "part"])
 @sources("global", "generator of the device", "Key", "CPU generator")
 @pytest.mark.parametrize(("draw", "law"), LAWS.values(), ids=LAWS)
@@ -156,6 +127,7 @@ def test_values_without_chance_are_the_same_everywhere(fill, shape, dtype):
     check_values(there, here)
 
 
+@pytest.mark.slow
 @every_dtype
 @sources(*SOURCES)
 def test_orthogonal_matrices(source, dtype, device):

@@ -140,6 +140,7 @@ def test_stored_notebook_is_fit_to_publish(path):
     assert path.stat().st_size <= MOST_BYTES
 
 
+@pytest.mark.slow
 @each_notebook
 def test_notebook_runs(path):
     """Every cell runs without an error, in a kernel that knows nothing of the cells that ran before it was stored."""
@@ -148,6 +149,7 @@ def test_notebook_runs(path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jax", "tensorflow"])
 def test_first_values_are_those_of_keras(name):
     """What the third notebook prints as Keras' weights on a backend, stored or run anew, real Keras draws on it."""
@@ -161,12 +163,14 @@ def test_first_values_are_those_of_keras(name):
         assert [(row[0].partition(":")[0], row[column]) for row in rows] == expected
 
 
+@pytest.mark.slow
 def test_failing_cell_is_reported(tmp_path):
     """A cell that raises fails the run, with the cell's error in the message."""
     with pytest.raises(CellExecutionError, match="assert 1 > 2"):
         execute(notebook_of("assert 1 > 2"), tmp_path)
 
 
+@pytest.mark.slow
 def test_kernel_is_this_interpreter(tmp_path):
     """The kernel runs this interpreter, outside the source tree, and imports the torch_kinit under test."""
     notebook = notebook_of(

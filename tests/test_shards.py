@@ -15,8 +15,8 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 import torch_kinit as kinit
 from tests.support.sharded_run import RULES, Net, digest, single
-from torch_kinit.shards import ranges_of
 from torch_kinit import checks
+from torch_kinit.shards import ranges_of
 from torch_kinit.streams import compiled
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
@@ -36,6 +36,8 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("serial")
 @pytest.mark.parametrize(("world", "case"), CASES, ids=[f"{case} on {world}" for world, case in CASES])
 def test_the_gathered_weights_are_those_of_one_process(world, case):
     """Each process finds the digest of a single one, though their torch seeds differ, and they send nothing."""
@@ -79,6 +81,8 @@ def test_variants_of_a_network_have_its_digest(variant, monkeypatch):
     assert digest({k: v for k, v in model.state_dict().items() if not k.startswith("stranger")}) == single()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("serial")
 def test_the_script_prints_one_digest():
     """The README's script says the same of one process and of two under torchrun."""
     script = str(Path(__file__).parents[1] / "notebooks" / "sharded.py")
@@ -95,6 +99,7 @@ def test_the_script_prints_one_digest():
     assert len(digest) == 16
 
 
+@pytest.mark.xdist_group("serial")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")
 @pytest.mark.parametrize("case", dict.fromkeys(case for _, case in CASES))
 def test_the_same_over_nccl(case):

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import math
+import operator
 import re
 import sys
 import tomllib
@@ -64,11 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the demonstration (default 0)")
     commands = parser.add_subparsers(dest="command")
     for name, what in (("plan", "print what each parameter would get"), ("apply", "initialize, and print the values")):
-        command = _command(commands, name, what, _RULES_HELP)
-        command.add_argument(
-            "--rules", metavar="FILE", type=Path, help="rules on top of Keras' defaults, .json or .toml"
-        )
-        command.add_argument("--seed", type=int, default=None, help="seed of a torch.Generator on the CPU")
+        added = _command(commands, name, what, _RULES_HELP)
+        added.add_argument("--rules", metavar="FILE", type=Path, help="rules on top of Keras' defaults, .json or .toml")
+        added.add_argument("--seed", type=int, default=None, help="seed of a torch.Generator on the CPU")
     replay = _command(commands, "replay", "give the weights that Keras starts from, and print them", _REPLAY_HELP)
     replay.add_argument("--seed", type=int, required=True, help="what keras.utils.set_random_seed was given")
     replay.add_argument("--backend", required=True, choices=BACKENDS, help="Keras' backend")
@@ -106,12 +105,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _carry_out(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[Plan, nn.Module]:
     if options.command == "replay":
-        if options.keras_config and not options.keras_config.exists():
-            raise _UsageError(f"There is no file {options.keras_config}.")
+        config = options.keras_config
+        if config and not config.exists():
+            raise _UsageError(f"There is no file {config}.")
         model = _build(options.model, settings)
-        made = replay_keras(
-            model, options.seed, backend=options.backend, keras_config=options.keras_config, build=options.build
-        )
+        made = replay_keras(model, options.seed, backend=options.backend, keras_config=config, build=options.build)
         return made, model
     rules = _read_rules(options.rules) if options.rules else None
     generator = _generator(options.seed)
@@ -124,8 +122,7 @@ def _demonstrate(seed: int) -> None:
     generator = _generator(seed)
     model = PictureAndText()
     made = plan(model)
-    print("A network with a layer of each common kind, and what Keras would start it from:\n")
-    print(made)
+    print(f"A network with a layer of each common kind, and what Keras would start it from:\n\n{made}")
     made.apply(generator=generator)
     print(f"\nApplied with seed {seed}. What each tensor now holds, beside what its law says:\n")
     print(_values_text(made, model))
@@ -162,14 +159,13 @@ def _load(address: str) -> Any:
     if not colon or not module_name or not name:
         raise _UsageError(f"Expected MODULE:NAME such as torch.nn:Transformer, got {address!r}.")
     try:
-        found: Any = importlib.import_module(module_name)
+        found = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise _UsageError(f"Cannot import {module_name!r}: {type(error).__name__}: {error}") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise _UsageError(f"{module_name} has no {name!r}.")
-        found = getattr(found, part)
-    return found
+    try:
+        return operator.attrgetter(name)(found)
+    except AttributeError as error:
+        raise _UsageError(f"{module_name} has no {name!r}.") from error
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -184,13 +180,13 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _read_rules(path: Path) -> dict[Any, Any]:
+    kind = "TOML" if path.suffix == ".toml" else "JSON"
     try:
         text = path.read_text(encoding="utf-8")
-        rules = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        rules = tomllib.loads(text) if kind == "TOML" else json.loads(text)
     except OSError as error:
         raise _UsageError(f"Cannot read the rules {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise _UsageError(f"The rules {path} are not {kind}: {error}") from error
     if not isinstance(rules, Mapping):
         raise _UsageError(f"The rules {path} must be one object, got a {type(rules).__name__}.")
@@ -206,25 +202,19 @@ def _rule_key(key: str) -> Any:
     return _load(key) if ":" in key else key
 
 
-def _pairs(made: Plan, model: nn.Module) -> list[tuple[Any, torch.Tensor]]:
-    pairs = []
-    for step in made:
-        holder, attribute = holder_of(model, step.name)
-        pairs.append((step, getattr(holder, attribute)))
-    return pairs
+def _held(made: Plan, model: nn.Module) -> list[tuple[Any, torch.Tensor]]:
+    """Each step with what the model now holds under its name."""
+    return [(step, getattr(*holder_of(model, step.name))) for step in made]
 
 
 def _values_text(made: Plan, model: nn.Module) -> str:
-    return report.as_text(*report.values_table(_pairs(made, model)))
+    return report.as_text(*report.values_table(_held(made, model)))
 
 
 def _values(made: Plan, model: nn.Module) -> dict[str, dict[str, float | None]]:
-    observed = {step.name: report.observe(tensor) for step, tensor in _pairs(made, model)}
     names = ("mean", "std", "min", "max")
-    return {
-        name: {key: None if math.isnan(x) else x for key, x in zip(names, values, strict=True)}
-        for name, values in observed.items()
-    }
+    found = {step.name: zip(names, report.observe(tensor), strict=True) for step, tensor in _held(made, model)}
+    return {name: {key: None if math.isnan(x) else x for key, x in each} for name, each in found.items()}
 
 
 if __name__ == "__main__":

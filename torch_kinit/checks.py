@@ -8,7 +8,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -91,12 +91,10 @@ def array(value: object) -> torch.Tensor:
 def integer(name: str, value: Any, wanted: str = "an int") -> int:
     """`value` as an int; NumPy's are taken, True and False are not, nor such tensors."""
     truth = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
-    try:
+    with suppress(TypeError):
         if not truth:
             return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"`{name}` must be {wanted}, got {value!r} of type {type(value).__name__}.") from None
+    raise TypeError(f"`{name}` must be {wanted}, got {value!r} of type {type(value).__name__}.")
 
 
 def spread(name: str, value: object) -> float:
@@ -133,9 +131,8 @@ def tensor(value: object, name: str = "tensor") -> torch.Tensor:
             f"`{name}` was made in torch.inference_mode() and can only be filled there; "
             "initialize inside that context, or give a .clone()."
         )
-    if is_distributed(value):
-        for placement in value.placements:  # type: ignore[attr-defined]
-            sharding(placement, name)
+    for placement in value.placements if is_distributed(value) else ():  # type: ignore[attr-defined]
+        sharding(placement, name)
     if _overlaps(value):
         raise ValueError(
             f"`{name}` of shape {tuple(value.shape)} and strides {value.stride()} holds the same memory more than "
@@ -153,10 +150,7 @@ def _overlaps(value: torch.Tensor) -> bool:
         return any(stride == 0 and size > 1 for stride, size in strides)
     span = 1
     for stride, size in sorted(strides):
-        if size == 0:
-            return False
-        if size > 1:
-            if stride < span:
-                return True
-            span += stride * (size - 1)
+        if size > 1 and stride < span:
+            return True
+        span += stride * (size - 1)
     return False

@@ -31,8 +31,7 @@ def local_of(tensor: Tensor) -> Tensor:
     if not is_distributed(tensor):
         return tensor
     with torch.no_grad():  # or it would be a copy in autograd's graph
-        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return local
+        return tensor.to_local()  # type: ignore[attr-defined, no-any-return]
 
 
 def boxes(tensor: Tensor, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -43,16 +42,20 @@ def boxes(tensor: Tensor, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     if not is_distributed(tensor):
         yield tensor, whole
         return
-    if tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]  # nothing is held outside the mesh
+    distributed: Any = tensor
+    local, coordinate = local_of(tensor), distributed.device_mesh.get_coordinate()
+    if coordinate is None:  # nothing is held outside the mesh
         return
-    held, local = ranges(tensor), local_of(tensor)
-    found = tuple(sum(stop - start for start, stop in along) for along in held)
+    held = ranges_of(tensor.shape, distributed.device_mesh.shape, coordinate, distributed.placements)
+    lengths = [[stop - start for start, stop in along] for along in held]
+    found = tuple(map(sum, lengths))
     if local.numel() != math.prod(found) or (local.numel() and found != tuple(local.shape)):
         raise ValueError(
             f"`tensor` is a DTensor of shape {tuple(tensor.shape)} that holds {tuple(local.shape)} here, where its "
             f"placements give {found}; initialize it before it is distributed."
         )
-    for box in itertools.product(*map(_with_positions, held)):
+    positions = [itertools.accumulate(each, initial=0) for each in lengths]
+    for box in itertools.product(*map(zip, positions, held)):
         mine, there = local, whole
         for axis, (position, (start, stop)) in enumerate(box):
             mine = mine.narrow(axis, position, stop - start)
@@ -140,24 +143,10 @@ def by_the_whole(function: Fill) -> Fill:
     return filling  # type: ignore[return-value]
 
 
-def _with_positions(along: Sequence[Range]) -> list[tuple[int, Range]]:
-    """Each range with the local index at which it begins."""
-    positions = itertools.accumulate((stop - start for start, stop in along), initial=0)
-    return list(zip(positions, along, strict=False))
-
-
-def ranges(tensor: Any) -> list[list[Range]]:
-    """For each axis of a DTensor, the ranges of the global indices that this process holds, in local order."""
-    coordinate = tensor.device_mesh.get_coordinate()
-    if coordinate is None:
-        return [[] for _ in tensor.shape]
-    return ranges_of(tuple(tensor.shape), tuple(tensor.device_mesh.shape), tuple(coordinate), tuple(tensor.placements))
-
-
 def ranges_of(
     shape: Sequence[int], mesh: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any]
 ) -> list[list[Range]]:
-    """The same from the global shape, the mesh's shape, the process' place in it, and a placement an axis of the mesh.
+    """For each axis of a tensor, the global indices that the process at a mesh's `coordinate` holds, in local order.
 
     Raises:
         ValueError: a placement other than Shard, Replicate and FSDP2's strided Shard.
@@ -203,7 +192,7 @@ def _take(held: list[Range], parts: int, which: int) -> list[Range]:
     """The `which`-th of `parts` pieces of the elements held, cut as torch.chunk does."""
     total = sum(stop - start for start, stop in held)
     piece = -(-total // parts)
-    return _cut(held, min(which * piece, total), min((which + 1) * piece, total))
+    return _cut(held, which * piece, (which + 1) * piece)
 
 
 def _take_strided(held: list[Range], parts: int, which: int, factor: int) -> list[Range]:
@@ -211,7 +200,7 @@ def _take_strided(held: list[Range], parts: int, which: int, factor: int) -> lis
     total = sum(stop - start for start, stop in held)
     piece = -(-total // factor)
     starts = range(0, total, piece) if piece else ()
-    return [r for s in starts for r in _take(_cut(held, s, min(s + piece, total)), parts, which)]
+    return [r for s in starts for r in _take(_cut(held, s, s + piece), parts, which)]
 
 
 def _cut(held: list[Range], first: int, last: int) -> list[Range]:

@@ -29,7 +29,10 @@ def _find(name: str) -> Any:
     """What a dotted private name stands for; None if this torch lacks it."""
     found: Any = torch
     for part in name.split(".")[1:]:
-        found = getattr(found, part, None)
+        try:
+            found = getattr(found, part, None)
+        except ImportError:  # of a part that is loaded when it is asked for, as torch._dynamo
+            return None
     return found
 
 
@@ -42,9 +45,8 @@ def is_intercepted() -> bool:
 
 def can_compile(device: str) -> bool:
     """Whether torch.compile can be told all that a kernel of the same bits takes on this type of device."""
-    return _find("torch._dynamo.mark_dynamic") is not None and (
-        device == "cpu" or _find("torch._inductor.list_options") is not None
-    )
+    lengths, options = _find("torch._dynamo.mark_dynamic"), _find("torch._inductor.list_options")
+    return lengths is not None and (device == "cpu" or options is not None)
 
 
 def mark_dynamic(tensor: Tensor) -> None:
@@ -74,13 +76,11 @@ def is_base_of(tensor: Tensor, view: Tensor) -> bool:
 def swap(tensor: Tensor, new: Tensor) -> bool:
     """Exchange the insides of two tensors; False where torch cannot."""
     exchange = _find("torch.utils.swap_tensors")
-    if exchange is None:
-        return False
-    try:
-        exchange(tensor, new)
-    except RuntimeError:  # as for a tensor to which there are weak references
-        return False
-    return True
+    with contextlib.suppress(RuntimeError):  # as for a tensor to which there are weak references
+        if exchange is not None:
+            exchange(tensor, new)
+            return True
+    return False
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -97,44 +97,39 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers that a module holds itself."""
-    own: Any = getattr(module, "_parameters", None), getattr(module, "_buffers", None)
-    if None in own:
-        return {
-            **dict(module.named_parameters(recurse=False, remove_duplicate=False)),
-            **dict(module.named_buffers(recurse=False, remove_duplicate=False)),
-        }
-    return {name: tensor for each in own for name, tensor in each.items() if tensor is not None}
+    held = *parameters_of(module).items(), *buffers_of(module).items()
+    return {name: tensor for name, tensor in held if tensor is not None}
 
 
 @contextlib.contextmanager
 def flat_weights_renewed(module: nn.Module) -> Iterator[None]:
     """Let a recurrent module, which keeps weak references to its weights, make them anew afterwards."""
-    if not isinstance(module, nn.RNNBase):
-        yield
-        return
-    renew = getattr(module, "_init_flat_weights", None)
+    recurrent = isinstance(module, nn.RNNBase)
+    renew = getattr(module, "_init_flat_weights", None) if recurrent else None
     if renew is not None:
-        module._flat_weight_refs = []
+        module._flat_weight_refs = []  # type: ignore[assignment]
     yield
     if renew is not None:
         renew()
-    else:
+    elif recurrent:
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, parameter)
 
 
 def tell_fsdp2(module: nn.Module) -> None:
     """Let FSDP2 look again at the tensors that a module shards, as after `to`: it pads them and keeps views of them."""
+    attributes = [(p, dict(vars(p))) for p in parameters_of(module).values() if p is not None]
     apply = getattr(module, "_apply", None)
     if apply is not None:
         with contextlib.suppress(RuntimeError):  # of what cannot be exchanged; before a forward it looks anyway
             apply(lambda tensor: tensor, recurse=False)
+    for parameter, kept in attributes:
+        vars(parameter).update(kept)
 
 
-def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
+def forward_pre_hooks(module: nn.Module) -> Any:
     """The hooks that the old torch.nn.utils.weight_norm and spectral_norm leave."""
-    found: dict[int, Any] = getattr(module, "_forward_pre_hooks", {})
-    return found
+    return getattr(module, "_forward_pre_hooks", {})
 
 
 # What torch.compile, activation checkpointing and FSDP1 put into the names of modules.

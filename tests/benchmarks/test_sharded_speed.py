@@ -51,6 +51,7 @@ def fill(law, tensor):
     return LAWS[law](tensor, generator=kinit.Key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.benchmark(group="a shard of eight", min_rounds=3)
 @pytest.mark.parametrize("axis", [None, 0, 1], ids=["whole", "rows", "columns"])
 @pytest.mark.parametrize("law", LAWS)

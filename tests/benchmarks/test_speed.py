@@ -8,6 +8,7 @@ import pytest
 from tests.benchmarks import work
 
 
+@pytest.mark.slow
 @pytest.mark.benchmark(group="16 M values", min_rounds=3)
 @pytest.mark.parametrize("name", work.FILLS)
 def test_fill(benchmark, name):

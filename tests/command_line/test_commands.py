@@ -13,6 +13,7 @@ from tests.support.command_line import DEMO, LINEAR, process
 from torch_kinit.__main__ import main
 
 
+@pytest.mark.slow
 def test_demonstration():
     """Without arguments it plans and applies a network with all common layers, and runs it."""
     done = process()
@@ -34,6 +35,7 @@ def test_demonstration():
     assert "nan" not in done.stdout
 
 
+@pytest.mark.slow
 def test_demonstration_is_reproducible(run):
     """The same seed prints the same, another seed something else."""
     code, first, _ = run("--seed", 3)
@@ -162,6 +164,7 @@ def test_help(capsys):
     assert "MODULE:FACTORY" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_model_in_the_current_folder(tmp_path):
     """The current folder is where modules are looked for first."""
     (tmp_path / "mine.py").write_text("from torch import nn\ndef make(n): return nn.Linear(n, n)\n", encoding="utf-8")

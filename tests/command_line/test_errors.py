@@ -108,6 +108,7 @@ def test_wrong_input(arguments, sentence, run):
     assert re.fullmatch(rf"torch_kinit: .*{sentence}.*\n", err), err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_files")
 def test_wrong_input_to_the_process(tmp_path):
     """The process itself ends with the same one line and exit code."""
@@ -117,6 +118,7 @@ def test_wrong_input_to_the_process(tmp_path):
     assert re.fullmatch(rf"torch_kinit: .*{sentence}.*\n", done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_model_that_warns(tmp_path):
     """A factory's own warnings do not hide the one line: torch's Transformer warns as it is built."""
     done = process(

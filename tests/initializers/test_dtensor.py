@@ -138,6 +138,7 @@ def comparisons():
     return on_ranks(8, RANKS, compared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", FILLS)
 def test_values_are_the_slice_of_a_plain_tensors(name, dtype, comparisons):

@@ -1,4 +1,4 @@
-"""A recipe is data: it is compared by its law, and goes through JSON and back."""
+"""What a plan keeps of an initializer is data: it is compared by its arguments, and goes through JSON and back."""
 
 import functools
 import json
@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
-from torch_kinit.initializers.names import recipe
-from torch_kinit.initializers.recipe import Recipe
 
 partial = functools.partial
 
@@ -33,35 +31,48 @@ RECIPES = {
 }
 
 
+def holder(shape=(2, 2)):
+    return nn.ParameterDict({"x": nn.Parameter(torch.zeros(shape))})
+
+
+def planned(initializer, shape=(2, 2)):
+    return kinit.plan(holder(shape), {"x": initializer})
+
+
 @pytest.mark.parametrize(("initializer", "shape"), RECIPES.values(), ids=RECIPES)
 def test_a_recipe_survives_json(initializer, shape):
-    """A recipe read back from standard JSON, which has no infinity, is equal and draws the same."""
-    kept = recipe(initializer)
-    read = Recipe.from_dict(json.loads(json.dumps(kept.to_dict(), allow_nan=False)))
+    """An initializer read back from standard JSON, which has no infinity, is equal and draws the same."""
+    kept = planned(initializer, shape)
+    read = kinit.Plan.from_dict(json.loads(json.dumps(kept.to_dict(), allow_nan=False)))
     assert read == kept
     assert read.to_dict() == kept.to_dict()
-    first, second = torch.empty(shape), torch.empty(shape)
-    kept(first, generator=torch.Generator().manual_seed(1))
-    read(second, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(first, second)
+    first, second = holder(shape), holder(shape)
+    kept.apply(first, generator=torch.Generator().manual_seed(1))
+    read.apply(second, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first["x"], second["x"])
+    assert bool(first["x"].any())
 
 
 def test_recipes_differ_where_their_laws_differ():
-    """Recipes are unequal for another function, another argument, another array, or an array against a number."""
-    arrays = [np.ones(2), np.zeros(2), partial(kinit.constant_, value=np.ones(2))]
+    """Initializers are unequal for another function, another argument, another array, or an array against a number."""
+    ones = np.ones((2, 2))
+    arrays = [ones, 0 * ones, partial(kinit.constant_, value=ones)]
     different = ["he_normal", "he_uniform", 1.0, 2.0, *arrays, "orthogonal", partial(kinit.orthogonal_, gain=2.0)]
-    for i, one in enumerate(different):
-        assert [recipe(one) == recipe(other) for other in different] == [i == j for j in range(len(different))]
+    kept = [planned(initializer)["x"].initializer for initializer in different]
+    for i, one in enumerate(kept):
+        assert [one == planned(other)["x"].initializer for other in different] == [i == j for j in range(len(kept))]
 
 
 def test_only_our_own_recipes_become_json():
     """A function of somebody else's is not written to JSON, and an unknown name is not read from it."""
     with pytest.raises(ValueError, match=r"torch\.nn\.init\.normal_.*cannot be written to JSON"):
-        recipe(torch.nn.init.normal_).to_dict()
+        planned(torch.nn.init.normal_).to_dict()
     with pytest.raises(ValueError, match="cannot be written to JSON"):
-        recipe(partial(kinit.he_normal_, generator=torch.Generator())).to_dict()
-    with pytest.raises(ValueError, match=r"'he_norml_'\. Did you mean 'he_normal_'"):
-        Recipe.from_dict({"name": "he_norml_", "arguments": {}})
+        planned(partial(kinit.he_normal_, generator=torch.Generator())).to_dict()
+    written = planned("he_normal").to_dict()
+    written["steps"][0]["initializer"]["name"] = "he_norml_"
+    with pytest.raises(ValueError, match=r"'he_norml_'. Did you mean 'he_normal_'"):
+        kinit.Plan.from_dict(written)
 
 
 def test_recipes_of_other_arguments_differ():

@@ -13,6 +13,8 @@ from tests.support.backends import backend
 from tests.support.port_models import PORTS, check_state, real, spread
 from tests.support.small_ports import RANDOM_BIASES, WITH_CONFIG, stack
 
+pytestmark = pytest.mark.slow  # asks processes of Keras
+
 ALL = {**{case: (port, {}) for case, port in PORTS.items()}, **WITH_CONFIG}
 # Where the config has no initializer, and so no place for a seed.
 del ALL["biases that are None"], ALL["layers that are added"]

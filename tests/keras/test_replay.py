@@ -23,6 +23,8 @@ from tests.support.small_ports import (
     stack,
 )
 
+pytestmark = pytest.mark.slow  # asks processes of Keras
+
 on_each_backend = pytest.mark.parametrize("name", NAMES)
 SEEDS = (0, 1337, 2**32 - 1)
 

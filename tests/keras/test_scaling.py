@@ -7,6 +7,8 @@ from torch import nn
 
 import torch_kinit as kinit
 
+pytestmark = pytest.mark.xdist_group("serial")  # measures time
+
 
 def best_time(call):
     """The least processor time of two calls: others on the machine can only add to it."""

@@ -63,6 +63,7 @@ def test_torch_transformer():
     assert plan["decoder.layers.1.multihead_attn.in_proj_weight"].blocks == 3
 
 
+@pytest.mark.slow
 def test_gpt2(register):
     """GPT-2 needs one registered layout, for its transposed linears; its head is tied to the embedding."""
     from transformers.pytorch_utils import Conv1D

@@ -11,7 +11,10 @@ import torch_kinit as kinit
 from tests.support.fake_run import cut, distributed, initialized, on_ranks
 from tests.support.sharded_run import RULES, Net
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed"),
+    pytest.mark.xdist_group("serial"),  # starts processes
+]
 
 EIGHT = [
     {"shard": 8},
@@ -43,6 +46,7 @@ def single():
     return model.state_dict(), [name for name, _ in model.named_parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", EIGHT, ids=named)
 def test_eight_ranks_hold_the_whole_together(mesh, single):
     """Each element of one process' parameters is held by some rank."""
@@ -52,6 +56,7 @@ def test_eight_ranks_hold_the_whole_together(mesh, single):
         assert torch.equal(held.unique(), places.flatten())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "mesh"),
     [(range(8), mesh) for mesh in EIGHT] + [(SOME_OF_64, mesh) for mesh in SIXTY_FOUR],
@@ -104,6 +109,7 @@ linux_only = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize(("dtype", "law"), [(torch.float32, "he_normal"), (torch.bfloat16, "he_uniform")], ids=str)
 @pytest.mark.parametrize("mesh", [{"shard": 8}, {"tensor": 8}], ids=named)

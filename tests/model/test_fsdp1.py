@@ -123,6 +123,8 @@ def run(rank, world, path):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("serial")
 def test_wrapped_models_get_the_values_of_one_process():
     """Whatever is wrapped, with flat parameters or the original ones, on two processes whose torch seeds differ."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.model.test_fsdp1"]

@@ -37,6 +37,7 @@ for seed in seeds:
 SEEDS = [sign * (2**power) + more for power in (0, 31, 32, 53, 63, 64, 100) for sign in (-1, 1) for more in (-1, 0, 1)]
 
 
+@pytest.mark.slow
 @every_backend
 def test_range(name):
     """A seed is refused exactly where Keras on that backend raises."""
@@ -191,6 +192,7 @@ def check_layer(name, module, call, shapes, seed):
             assert same_bits(torch.from_numpy(ours), theirs), i
 
 
+@pytest.mark.slow
 @every_backend
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_layers(name, layer):
@@ -242,6 +244,7 @@ def test_json():
     assert "he_normal(generator=KerasSeed(seed=3, backend='jax'))" in str(made["a.weight"].initializer)
 
 
+@pytest.mark.slow
 def test_a_seed_in_a_rule_fills_both_rows():
     """The two biases of a GRU are the rows of one variable of Keras', which the seed of a rule gives."""
     gru = nn.GRU(4, 6)
@@ -251,6 +254,7 @@ def test_a_seed_in_a_rule_fills_both_rows():
     assert same_bits(torch.from_numpy(kinit.to_keras(gru)[2]), expected)
 
 
+@pytest.mark.slow
 @every_backend
 def test_serialize(name):
     """Keras reads the config of an initializer with a KerasSeed, and draws the same numbers from it."""

@@ -1,6 +1,7 @@
 """From the meta device to a real one: what is allocated, what stays, and what apply asks for afterwards."""
 
 import copy
+import sys
 import weakref
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
 from tests.support.models import network, on_meta
-from tests.support.states import check_same_state, state
+from tests.support.states import check_same_state, state, tensors
 
 
 class Rotary(nn.Module):
@@ -64,14 +65,14 @@ def test_parameters_stay_the_objects_they_are():
     """With ties, attributes, requires_grad and strides; an optimizer and a recurrent layer hold the same as before."""
     model, real = tie(on_meta(whole)), tie(whole())
     model["head"].bias.tag = "kept"
-    before = {name: id(tensor) for name, tensor in state(model).items()}
+    before = {name: id(tensor) for name, tensor in tensors(model).items()}
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1.0)
     assert kinit.materialize(model, torch.device("cpu")) is model
-    assert {name: id(tensor) for name, tensor in state(model).items()} == before
+    assert {name: id(tensor) for name, tensor in tensors(model).items()} == before
     assert model["head"].bias.tag == "kept"
     assert model["rotary"].original is model["rotary"].inv_freq
-    for name, tensor in state(model).items():
-        wanted = state(real)[name]
+    for name, tensor in tensors(model).items():
+        wanted = tensors(real)[name]
         assert (tensor.dtype, tensor.stride(), tensor.requires_grad) == (
             wanted.dtype, wanted.stride(), wanted.requires_grad
         ), name  # fmt: skip
@@ -107,7 +108,7 @@ def test_what_is_watched_is_replaced_by_one_object():
 
 def test_what_is_new_holds_no_numbers():
     """NaN in floating and complex tensors, zero in others."""
-    for name, tensor in state(kinit.materialize(on_meta(whole), "cpu")).items():
+    for name, tensor in tensors(kinit.materialize(on_meta(whole), "cpu")).items():
         exact = tensor.dtype in (torch.int64, torch.bool)
         assert bool(((tensor == 0) if exact else tensor.isnan()).all()), name
 
@@ -115,12 +116,12 @@ def test_what_is_new_holds_no_numbers():
 def test_what_is_real_stays():
     """Tensors with storage keep their values, and apply asks nothing about those buffers."""
     model = tie(whole())
-    before = {name: (id(tensor), tensor.detach().clone()) for name, tensor in state(model).items()}
+    before = {name: (id(tensor), tensor.detach().clone()) for name, tensor in tensors(model).items()}
     model["new"] = on_meta(lambda: nn.Linear(2, 2))
     kinit.materialize(model, "cpu")
     for name, (identity, value) in before.items():
-        assert id(state(model)[name]) == identity
-        assert torch.equal(state(model)[name], value), name
+        assert id(tensors(model)[name]) == identity
+        assert torch.equal(tensors(model)[name], value), name
     kinit.apply(model, seed=1)
     check_same_state(state(model["rotary"]), state(Rotary()))
 
@@ -245,3 +246,26 @@ def test_refused(model, device, error, message):
     """What is no model, or no place, is an error."""
     with pytest.raises(error, match=message):
         kinit.materialize(model, device)
+
+
+class Sharding(nn.Linear):
+    """A user's module with methods that FSDP2's modules have too."""
+
+    def reshard(self):
+        raise AssertionError("not for initializing")
+
+    unshard = set_modules_to_forward_prefetch = reshard
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["without FSDP2", "with FSDP2 imported"])
+def test_methods_of_the_users_are_not_called(fsdp, monkeypatch):
+    """A module is taken for FSDP2's by what it is, not by the names of its methods."""
+    if fsdp:
+        pytest.importorskip("torch.distributed.fsdp")
+    else:
+        monkeypatch.delitem(sys.modules, "torch.distributed.fsdp", raising=False)
+    model = kinit.materialize(on_meta(lambda: nn.Sequential(Sharding(3, 4), nn.Linear(4, 2))), "cpu")
+    plan = kinit.apply(model, seed=1)
+    plan.apply(seed=1)
+    kinit.apply(model)
+    assert bool(model[0].weight.isfinite().all())

@@ -219,3 +219,13 @@ def test_step_fields():
     forget = plan["read.bias_ih_l0"]  # one block of four holds ones
     assert (forget.law.mean, forget.std) == pytest.approx((0.25, math.sqrt(0.25 * 0.75)))
     assert forget.law.bounds == (0.0, 1.0)
+
+
+def test_the_defaults_are_read_only():
+    """Nobody changes what all models get by assigning to KERAS_DEFAULTS; a copy is a plain dict."""
+    before = dict(kinit.KERAS_DEFAULTS)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        kinit.KERAS_DEFAULTS["kernel"] = "he_normal"
+    with pytest.raises(TypeError, match="does not support item deletion"):
+        del kinit.KERAS_DEFAULTS["bias"]
+    assert dict(kinit.KERAS_DEFAULTS) == before

@@ -39,12 +39,14 @@ def angles():
     return (units().double() * (2 * math.pi)).float()
 
 
+@pytest.mark.slow
 def test_the_logarithm_of_every_draw():
     """Every number that a normal draw takes the logarithm of has glibc's logarithm."""
     x = units().clamp(min=1e-7)
     assert same_bits(glibc.logf(x), library("logf", x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "place"), [("sinf", 0), ("cosf", 1)])
 def test_the_sine_and_cosine_of_every_draw(name, place):
     """Every angle of a normal draw has glibc's sine and cosine."""

@@ -25,6 +25,7 @@ def device(device):
     return compilable(device)
 
 
+@pytest.mark.slow
 @every_law
 def test_values_are_those_of_eager_draws(law, device):
     """Sizes below, at and around those of the kernels' calls give the bits of eager draws, for two keys in turns."""

@@ -32,6 +32,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_again(device):
     """One kernel serves all sizes, keys and laws of its kind; small tensors, float64 and tails take none."""
     with compiled():

@@ -163,6 +163,7 @@ def test_orthogonal_float64_on_torch():
     check("torch", "Orthogonal", {}, (6, 4), 11, "float64")
 
 
+@pytest.mark.slow
 def test_jax_as_it_comes():
     """JAX without options to its compiler gives the same values, as far as this CPU rounds float16 in between."""
     plain = Backend("jax", XLA_FLAGS="")

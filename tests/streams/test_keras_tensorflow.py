@@ -98,6 +98,7 @@ def test_millions_of_values(law, seed):
     assert same_bits(out, keras(law, "float32", 3_000_001, seed, 0.5, 2.0))
 
 
+@pytest.mark.slow
 def test_truncation_needs_many_passes():
     """Some groups of two accept fewer than two of their first six candidates, and take a fourth call."""
     made = []
@@ -156,7 +157,7 @@ def test_initializers(name, law):
 @pytest.mark.parametrize("law", LAWS)
 def test_scratch_memory(law, dtype):
     """A piece takes at most 8 MiB beside the tensor it fills."""
-    out = torch.empty(CHUNK, dtype=DTYPES[dtype])
+    out = torch.empty(keras_tensorflow.chunk_of(Normal(0.0, 1.0)), dtype=DTYPES[dtype])
     with PeakMemory(out) as memory:
         keras_tensorflow.draw(out, 1, 3, LAWS[law](0.0, 1.0))
     assert memory.peak <= 8 * 2**20

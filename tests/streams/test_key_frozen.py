@@ -120,6 +120,7 @@ def digests():
     return found
 
 
+@pytest.mark.slow
 def test_threads_do_not_count(digests):
     """One thread and two give the same bits, but of an orthogonal matrix in float64, whose QR is LAPACK's."""
     assert len(set(digests["one thread"].values())) == 15
@@ -141,6 +142,7 @@ def test_orthogonal_matrices_agree_to_the_last_bits(dtype):
     assert int((one != two).sum()) <= (one.numel() if dtype == torch.float64 else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("label", [label for label in ENVIRONMENTS if "thread" not in label])
 def test_vector_instructions_do_not_count(digests, label, law):

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from torch_kinit import Constant, Normal, TruncatedNormal, Uniform
-from torch_kinit.streams.laws import Entries, OrthogonalEntries
+from torch_kinit.streams.laws import Entries
 
 INF = math.inf
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -204,39 +204,7 @@ def test_far_tails_and_narrow_intervals_have_their_distribution(lower, upper, si
     assert (found if sign > 0 else 1 - found).tolist() == pytest.approx(share, rel=1e-9, abs=1e-9)
 
 
-# --- matrices, constants, no spread ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 49, 300, 3000])
-@pytest.mark.parametrize("gain", [1.0, -1.5])
-def test_the_entries_of_an_orthogonal_matrix(n, gain):
-    """The square of an entry over the gain is Beta(1/2, (n-1)/2): moments, density and distribution are SciPy's."""
-    law, beta = OrthogonalEntries(gain, n), scipy.stats.beta(0.5, (n - 1) / 2)
-    size = abs(gain)
-    assert law.mean == 0
-    assert law.std == pytest.approx(size * math.sqrt(beta.mean()), rel=1e-12)
-    assert law.bounds == (-size, size)
-    x = torch.linspace(-1, 1, 400, dtype=torch.float64) * min(1.0, 7 / math.sqrt(n)) * size * (1 - 1e-6)  # without 0
-    unit = x.numpy() / size
-    cdf = (1 + np.sign(unit) * beta.cdf(unit**2)) / 2
-    np.testing.assert_allclose(law.cdf(x).numpy(), cdf, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(law.pdf(x).numpy(), beta.pdf(unit**2) * np.abs(unit) / size, rtol=1e-9)
-    unit = x.float().double().numpy() / size
-    narrow, cdf = law.cdf(x.float()), (1 + np.sign(unit) * beta.cdf(unit**2)) / 2
-    assert narrow.dtype == torch.float32
-    np.testing.assert_allclose(narrow.double().numpy()[1:-1], cdf[1:-1], rtol=0, atol=1e-6)  # but at a pole
-    assert law.cdf(torch.tensor([-2 * size, 2 * size])).tolist() == [0, 1]
-    assert law.pdf(torch.tensor([-2 * size, 2 * size])).tolist() == [0, 0]
-    assert (law.cdf(-size), law.cdf(size)) == (0, 1)
-
-
-@pytest.mark.parametrize("law", [OrthogonalEntries(2.0, 1), OrthogonalEntries(-2.0, 1)], ids=str)
-def test_an_orthogonal_matrix_of_one_entry(law):
-    """One entry is the gain or its negative, each with probability one half, and has no density."""
-    assert (law.mean, law.std) == (0, 2)
-    assert law.cdf(torch.tensor([-2.1, -2.0, 0.0, 1.9, 2.0])).tolist() == [0, 0.5, 0.5, 0.5, 1]
-    with pytest.raises(ValueError, match="no density"):
-        law.pdf(0.0)
+# --- constants, no spread ----------------------------------------------------------------------------------
 
 
 POINTS = {

@@ -12,7 +12,7 @@ import torch
 
 import torch_kinit as kinit
 from torch_kinit import Constant, Normal, TruncatedNormal, Uniform
-from torch_kinit.streams.laws import Entries, OrthogonalEntries, law_from_dict
+from torch_kinit.streams.laws import Entries, law_from_dict
 
 INF = math.inf
 DATA = {
@@ -22,7 +22,6 @@ DATA = {
     "one-sided": (TruncatedNormal, (0, 1, -INF, 3), {"law": "TruncatedNormal", "arguments": [0.0, 1.0, "-inf", 3.0]}),
     "both": (TruncatedNormal, (0, 1, -INF, INF), {"law": "TruncatedNormal", "arguments": [0.0, 1.0, "-inf", "inf"]}),
     "Constant": (Constant, (3,), {"law": "Constant", "arguments": [3.0]}),
-    "OrthogonalEntries": (OrthogonalEntries, (2.0, 7), {"law": "OrthogonalEntries", "arguments": [2.0, 7]}),
     "Entries": (Entries, (0.5, 0.25, 0.0, 1.0), {"law": "Entries", "arguments": [0.5, 0.25, 0.0, 1.0]}),
 }  # fmt: skip
 every_kind = pytest.mark.parametrize(("kind", "arguments", "written"), DATA.values(), ids=DATA)

@@ -251,10 +251,12 @@ def peak(law, stream, dtype, chunks):
 @every_backend
 @every_law
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_memory(name, law, dtype):
-    """At most 16 MiB are taken beside the tensor, and no more for twice its size."""
-    stream = KerasSeed(1, name)
-    small, large = (peak(law, stream, dtype, chunks) for chunks in (4, 8))
+@pytest.mark.parametrize("threads", [1, 2], ids=["serial", "wide"])
+def test_memory(name, law, dtype, threads, monkeypatch):
+    """At most 16 MiB are taken beside the tensor, and no more for twice its size, whichever way pieces are drawn."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # with two, long draws try both ways
+    stream, sizes = KerasSeed(1, name), (4, 8) if threads == 1 else (16, 32)
+    small, large = (peak(law, stream, dtype, chunks) for chunks in sizes)
     assert 0 < large <= 16 * 2**20
     assert large <= 1.01 * small  # truncation takes a little more where chance has it
 
@@ -288,6 +290,7 @@ def digests(threads, *names, **environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_threads_and_instruction_sets():
     """Values do not depend on the number of threads, nor, except on torch, on the vector instructions it may use."""
     processes = [digests(1, *NAMES), digests(2, *NAMES), digests(2, *NAMES[:2], ATEN_CPU_CAPABILITY="default")]

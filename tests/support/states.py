@@ -6,10 +6,14 @@ import torch_kinit as kinit
 from tests.support.models import network
 
 
+def tensors(model):
+    """All parameters and buffers, by each of their names."""
+    return dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
+
+
 def state(model):
-    """Copies of all parameters and buffers, by each of their names."""
-    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return {name: tensor.detach().clone() for name, tensor in tensors}
+    """Copies of them."""
+    return {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
 
 
 def network_state(seed=5, **arguments):

@@ -124,7 +124,6 @@ class Layer:
         self.weights.append(Weight(name, shape, source, **more))
 
     def add_bias(self, config: Config, shape: Shape, source: Source | None, **more: Any) -> None:
-        """The bias, where the layer has one."""
         if config.get("use_bias", True):
             self.add("bias", shape, source, **more)
 

@@ -21,13 +21,8 @@ Pairs = list[tuple[Weight, Slot]]
 Modules = Mapping[str, str | Sequence[str] | None]
 
 # What a weight of Keras' may be called in torch's layouts, where that is not the same.
-_ROLES = {
-    "kernel": ("depthwise_kernel",),
-    "depthwise_kernel": ("kernel",),
-    "pointwise_kernel": ("kernel",),
-    "reverse_embeddings": ("kernel",),
-    "scale": ("gamma",),
-}
+_ROLES = {"kernel": "depthwise_kernel", "scale": "gamma"}
+_ROLES |= dict.fromkeys(("depthwise_kernel", "pointwise_kernel", "reverse_embeddings"), "kernel")
 _NO_PLACE = "vector_u"  # of SpectralNormalization; torch's spectral_norm keeps vectors of another kind
 
 
@@ -86,8 +81,7 @@ def _place(layer: Layer, weight: Weight, slot: Slot | None) -> Slot:
             f"given None in `modules`: {{{layer.name!r}: None}}."
         )
     name, role = (whole.rpartition("/")[2] for whole in (weight.name, slot.role))
-    same_role = role == name or role in _ROLES.get(name, ())
-    if not same_role or not (weight.shape is None or fits(weight.shape, slot.shape)):
+    if role not in (name, _ROLES.get(name)) or not (weight.shape is None or fits(weight.shape, slot.shape)):
         raise ValueError(
             f"{keras}, and the torch model in its place {slot}. If its modules stand in another order, `modules` "
             "says which is which: {'keras_layer': 'torch.module'}."
@@ -146,10 +140,9 @@ def rules_of(pairs: Pairs, held: Holdings) -> dict[str, Any]:
     for weight, slot in pairs:
         value = _rule(weight, slot, held)
         for name in slot.names:
-            if name in rules and recipe(rules[name]) != recipe(value):
+            if name in rules and (first := recipe(rules[name])) != (second := recipe(value)):
                 raise ValueError(
-                    f"{name} packs weights of Keras' that have different initializers: {recipe(rules[name])} and "
-                    f"{recipe(value)}."
+                    f"{name} packs weights of Keras' that have different initializers: {first} and {second}."
                 )
             rules[name] = value
     return rules
@@ -164,21 +157,13 @@ def _rule(weight: Weight, slot: Slot, held: Holdings) -> Any:
     if weight.unit_forget:
         plain = law == recipe("zeros")
         return "unit_forget_bias" if plain else functools.partial(unit_forget_bias_, others=get(config))
-    fans = _keras_fans(weight, slot, held)
-    if fans and law.accepts("fans") and not law.arguments.get("fans"):
-        return functools.partial(law.function, **law.arguments, fans=fans)
+    if law.accepts("fans") and not law.arguments.get("fans") and weight.shape is not None and None not in weight.shape:
+        by_shape = fans_of(weight.shape, "keras")
+        fans = by_shape if held.options.convention == "keras-3.14" else weight.fans or by_shape
+        if fans != (held.variables[slot.names[0]].fans or fans_of(slot.shape, "keras")):
+            return functools.partial(law.function, **law.arguments, fans=fans)
     written = serialize(law)
     if written == serialize(law.function):  # with Keras' defaults
         return law.function.__name__.removesuffix("_")
     arguments = {key: value for key, value in written["config"].items() if value is not None}
     return {"class_name": written["class_name"], "config": arguments}
-
-
-def _keras_fans(weight: Weight, slot: Slot, held: Holdings) -> tuple[int, int] | None:
-    """Keras' fans, if they are known and not those that the torch tensor has here."""
-    if weight.shape is None or any(size is None for size in weight.shape):
-        return None
-    by_shape = fans_of(weight.shape, "keras")
-    keras = by_shape if held.options.convention == "keras-3.14" else weight.fans or by_shape
-    here = held.variable(slot.names[0]).fans or fans_of(slot.shape, "keras")
-    return None if keras == here else keras

@@ -12,7 +12,6 @@ from torch import nn
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import unit_forget_bias_
-from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.keras.draws import Layer, Source, Weight, seeds_of
 from torch_kinit.keras.port import Modules, Pairs, match, rules_of
 from torch_kinit.keras.read import read_layer
@@ -75,9 +74,9 @@ def replay_keras(
 
     Initializers count as given by name (`Dense(3, kernel_initializer="he_normal")`), or made before the layer they are
     given to, if they have arguments. The config must be as the program made it: one saved after a rate was set to zero
-    lacks a draw. What else draws from Python's `random` between set_random_seed and the model is
-    not known here: list it in `order`. The row of an embedding's padding_idx is zero afterwards, as in torch;
-    Keras draws it, and `from_keras` keeps it.
+    lacks a draw. What else draws from Python's `random` between set_random_seed and the model is not known here: list
+    it in `order`. The row of an embedding's padding_idx is zero afterwards, as in torch; Keras draws it, and
+    `from_keras` keeps it.
 
     Example:
         >>> from torch import nn
@@ -92,8 +91,7 @@ def replay_keras(
     if not 0 <= seed < 2**32:
         raise ValueError(f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {seed!r}.")
     checks.choice("backend", backend, BACKENDS)
-    if build is not None:
-        checks.choice("build", build, BUILDS)
+    checks.choice("build", BUILDS[0] if build is None else build, BUILDS)
     if order is not None and (isinstance(order, str) or not isinstance(order, Sequence)):
         raise TypeError(f"`order` must be a list, got {order!r} of type {type(order).__name__}.")
     options = Options(convention, depthwise)
@@ -117,7 +115,6 @@ def replay_keras(
 
 
 def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -> list[Source]:
-    """All draws of a saved model."""
     if order is not None and any(not isinstance(name, str) for name in order):
         raise ValueError("With a `keras_config`, `order` is a list of the names of its layers.")
     sources, guesses = keras.schedule(build, order)
@@ -132,12 +129,9 @@ def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -
 
 def _from_modules(made: Plan, held: Holdings, order: Sequence[Any] | None, build: str) -> tuple[list[Source], Pairs]:
     """All draws of the Keras layers for which torch modules, or what `order` lists, stand."""
-    layers: list[Layer] = []
-    pairs: Pairs = []
-    for item in [""] if order is None else order:
-        for found, own in _layers_of(item, made, held):
-            layers += found
-            pairs += own
+    found = [group for item in ([""] if order is None else order) for group in _layers_of(item, made, held)]
+    layers = [layer for group, _ in found for layer in group]
+    pairs = [pair for _, own in found for pair in own]
     planned = {weight.source: _planned_source(weight, made[slot.names[0]]) for weight, slot in pairs}
     _refuse_left_out(made, pairs)
     placed = Counter((slot.names, slot.block) for _, slot in pairs)
@@ -151,8 +145,7 @@ def _from_modules(made: Plan, held: Holdings, order: Sequence[Any] | None, build
 def _layers_of(item: Any, made: Plan, held: Holdings) -> Iterator[tuple[list[Layer], Pairs]]:
     """The Keras layers of one entry of `order`, with the places of their weights."""
     if isinstance(item, Twin):
-        layer, pairs = _twin_layer(item, held)
-        yield [layer], pairs
+        yield _twin_layer(item, held)
     elif isinstance(item, str):
         if item not in held.modules:
             raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, held.modules)}")
@@ -164,13 +157,13 @@ def _layers_of(item: Any, made: Plan, held: Holdings) -> Iterator[tuple[list[Lay
         raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {item!r}.")
 
 
-def _twin_layer(item: Twin, held: Holdings) -> tuple[Layer, Pairs]:
+def _twin_layer(item: Twin, held: Holdings) -> tuple[list[Layer], Pairs]:
     """The layer, whose sizes its modules tell, and the places of its weights."""
     layer = read_layer(item.entry())
     for weight in layer.weights:
         weight.shape = None
     slots = [slot for path in item.modules for slot in held.inside(path, f"twin({item.class_name!r}) has")]
-    return layer, match([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
+    return [layer], match([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
 
 
 def _module_layers(path: str, module: nn.Module, made: Plan, held: Holdings) -> tuple[list[Layer], Pairs]:
@@ -193,17 +186,15 @@ def _planned_source(weight: Weight, step: Step) -> Source:
 
 def _initializer_config(step: Step) -> Any:
     """A step's initializer as far as draws depend on it: Keras' name for it, and its seed if it has one."""
-    if step.initializer is None:  # skipped: Keras makes the layer all the same
+    value = step.initializer
+    if value is None:  # skipped: Keras makes the layer all the same
         return KERAS_DEFAULTS.get(step.role or "", "zeros")
-    if not step.initializer.ours:
-        raise ValueError(f"{step.name} (rule {step.rule}): {step.initializer} is none of Keras' initializers.")
-    return _config_of(step.initializer)
-
-
-def _config_of(value: Recipe) -> Any:
-    if value.function is unit_forget_bias_:
-        others = value.arguments.get("others")
-        return "unit_forget_bias" if others is None else _config_of(recipe(others))
+    if not value.ours:
+        raise ValueError(f"{step.name} (rule {step.rule}): {value} is none of Keras' initializers.")
+    while value.function is unit_forget_bias_:
+        if value.arguments.get("others") is None:
+            return "unit_forget_bias"
+        value = recipe(value.arguments["others"])
     if not value.accepts("generator"):
         return "zeros"
     name = value.function.__name__.removesuffix("_").replace("trunc_normal", "truncated_normal")
@@ -224,7 +215,6 @@ def _refuse_left_out(made: Plan, pairs: Pairs) -> None:
 
 
 def _with_drawn_seeds(made: Plan, pairs: Pairs, drawn: Mapping[Source, int], backend: str) -> Plan:
-    """The plan with the seed of each weight."""
     seeds: dict[str, dict[int, KerasSeed]] = defaultdict(dict)
     for weight, slot in pairs:
         if weight.source in drawn:
@@ -232,15 +222,15 @@ def _with_drawn_seeds(made: Plan, pairs: Pairs, drawn: Mapping[Source, int], bac
                 seed = KerasSeed(drawn[weight.source], backend)
             for name in slot.names:
                 seeds[name][slot.block] = seed
-    return dataclasses.replace(made, steps=tuple(_with_seeds(step, seeds[step.name]) for step in made))
-
-
-def _with_seeds(step: Step, seeds: Mapping[int, KerasSeed]) -> Step:
-    if step.initializer is None or not seeds or "generator" in step.initializer.arguments:
-        return step
-    if len(seeds) != step.blocks:
-        raise ValueError(
-            f"{step.name} (rule {step.rule}): Keras draws {len(seeds)} variables for it; an initializer with "
-            "layout=... fills it as one."
-        )
-    return dataclasses.replace(step, seeds=tuple(seeds[i] for i in range(step.blocks)))
+    steps = []
+    for step in made:
+        own = seeds[step.name]
+        if own and step.initializer is not None and "generator" not in step.initializer.arguments:
+            if len(own) != step.blocks:
+                raise ValueError(
+                    f"{step.name} (rule {step.rule}): Keras draws {len(own)} variables for it; an initializer with "
+                    "layout=... fills it as one."
+                )
+            step = dataclasses.replace(step, seeds=tuple(own[i] for i in range(step.blocks)))
+        steps.append(step)
+    return dataclasses.replace(made, steps=tuple(steps))

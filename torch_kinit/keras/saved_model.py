@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zipfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch_kinit import checks
-from torch_kinit.keras.draws import Config, Layer, Source
-from torch_kinit.keras.program import CALLED, MADE, Node, inputs_of, numbers_of, program, settle_input
+from torch_kinit.keras.draws import Config, Layer, Source, snake_case
 from torch_kinit.keras.read import read_layer
 
 BUILDS = ("sequential", "functional")
-_MODELS = ("Sequential", "Functional", "Model")
+MADE, CALLED = -1, 0
+Step = tuple[int, int]  # a part of a model, and the time: made, called first, called again
+_URGENCY = {(True, CALLED): 0, (False, MADE): 1, (False, CALLED): 2, (True, MADE): 3}  # by whether it is of a layer
+Waits = dict[Step, set[Step]]  # for each step, others that come before it
+Guesses = list[tuple[str, str]]  # layers of which only their places in the config tell which draws first
+Draws = tuple[list[Source], list[Source]]  # the sources that draw when a layer or model is made, and when it is built
 
 
 def load_config(keras_config: object) -> Config:
@@ -34,8 +41,7 @@ def load_config(keras_config: object) -> Config:
             f"got {type(keras_config).__name__}.{hint}"
         )
     if "class_name" not in keras_config and "layers" in keras_config:  # what get_config() gives
-        class_name = "Functional" if "input_layers" in keras_config else "Sequential"
-        keras_config = {"class_name": class_name, "config": keras_config}
+        keras_config = {"class_name": "Model", "config": keras_config}
     if not _is_model(keras_config):
         raise ValueError(
             f"The config of {keras_config.get('class_name')} does not list its layers, as that of a subclassed model. "
@@ -61,27 +67,46 @@ def _read_file(path: Path) -> str:
 
 def _is_model(entry: Config) -> bool:
     config = entry.get("config")
-    if isinstance(config, list):  # a Sequential before Keras 2.2
-        return True
-    if not isinstance(config, Mapping) or "layers" not in config:
-        return False
-    return entry.get("class_name") in _MODELS or "input_layers" in config
+    if isinstance(config, Mapping) and "layers" in config:
+        return entry.get("class_name") in ("Sequential", "Functional", "Model") or "input_layers" in config
+    return isinstance(config, list)  # a Sequential before Keras 2.2
 
 
-Guesses = list[tuple[str, str]]  # layers of which only their places in the config tell which draws first
-Draws = tuple[list[Source], list[Source]]  # the sources that draw when a layer or model is made, and when it is built
+@dataclass(eq=False)
+class Node:
+    """A layer, or a model with `parts`, and what tells its place in the program."""
+
+    path: str  # "encoder/dense" for the layer "dense" of the model "encoder"
+    layer: Layer | None = None
+    parts: list[Node] = field(default_factory=list)
+    functional: bool = False
+    built_when_made: bool = False
+    numbers: list[tuple[str, int]] = field(default_factory=list)  # from automatic names: ("conv2d", 12)
+    calls: list[list[tuple[str, int]]] = field(default_factory=list)  # the layers, and which call, of each's inputs
+
+    def nodes(self) -> Iterator[Node]:
+        """The node itself and all inside."""
+        yield self
+        for part in self.parts:
+            yield from part.nodes()
+
+    def layers(self) -> list[Layer]:
+        return list(dict.fromkeys(node.layer for node in self.nodes() if node.layer))
+
+    def draws(self) -> bool:
+        return any(source.random for layer in self.layers() for source in (*layer.constructor, *layer.build))
+
+    def is_input(self) -> bool:
+        return self.layer is not None and self.layer.class_name == "InputLayer"
 
 
 class Model:
-    """A saved model, from what `load_config` gives.
-
-    Its `layers` are those with weights or draws, in the config's order, a shared one once; those of a nested model
-    "encoder" are named "encoder/dense".
-    """
+    """A saved model, from what `load_config` gives: its layers with weights or draws, and the order of the draws."""
 
     def __init__(self, config: Config) -> None:
         self._seen: dict[tuple[str, ...], Layer] = {}
         self._root = self._model(config, "", "")
+        # In the config's order, a shared one once; the layer "dense" of a nested model "encoder" is "encoder/dense".
         self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
 
     def schedule(self, build: str | None = None, names: Sequence[str] | None = None) -> tuple[list[Source], Guesses]:
@@ -89,18 +114,14 @@ class Model:
 
         `build` and `names` are the `build` and `order` of `replay_keras`; a model in `names` stands for its layers.
         """
-        if build is not None:
-            checks.choice("build", build, BUILDS)
+        checks.choice("build", BUILDS[0] if build is None else build, BUILDS)
         guesses: Guesses = []
-        if names is None:
-            draws = [self._draws(self._root, build, guesses)]
-        else:
-            draws = [self._draws(node, None, guesses) for node in self._named(names)]
+        nodes, own = ([self._root], build) if names is None else (self._named(names), None)
+        draws = [self._draws(node, own, guesses) for node in nodes]
         made, built = in_turn(draws, build or BUILDS[self._root.functional])
         return list(dict.fromkeys([*made, *built])), guesses
 
     def _named(self, names: Sequence[str]) -> list[Node]:
-        """The layers and models that `names` names."""
         nodes = {node.path: node for part in self._root.parts for node in part.nodes()}
         for name, count in Counter(names).items():
             if name not in nodes:
@@ -108,8 +129,8 @@ class Model:
             if count > 1:
                 raise ValueError(f"`order` has {name!r} twice.")
         covered = {layer for name in names for layer in nodes[name].layers()}
-        lacking = [path for path, node in nodes.items() if node.layer and node.draws() and node.layer not in covered]
-        if lacking:
+        drawing = ((path, node.layer) for path, node in nodes.items() if node.layer and node.draws())
+        if lacking := [path for path, layer in drawing if layer not in covered]:
             raise ValueError(f"`order` lacks layers that draw seeds: {', '.join(map(repr, lacking))}.")
         return [nodes[name] for name in names]
 
@@ -118,11 +139,17 @@ class Model:
         functional = "input_layers" in config
         entries = config if isinstance(config, list) else config["layers"]
         parts = [self._part(part, prefix) for part in entries]
-        inputs = [number for part in parts if part.is_input() for number in part.numbers]
+        outer = min((number for part in parts if part.is_input() for number in part.numbers), default=None)
         for part in parts:
-            settle_input(part, min(inputs, default=None))
-        numbers = [number for part in parts for number in part.numbers] + numbers_of(entry)
-        return Node(path, path, None, parts, functional, built_when_made=functional, numbers=numbers)
+            if part.parts and part.parts[0].is_input() and not part.functional:
+                # A Sequential had this Input from the start, or got it when the model around called it. Keras saves
+                # both alike, but then the automatic number is above that of the input of the model around.
+                own = part.parts[0].numbers
+                part.built_when_made = not own or outer is None or own[0] < outer
+                if not part.built_when_made:
+                    part.numbers = [number for number in part.numbers if number not in own]
+        numbers = [number for part in parts for number in part.numbers] + _numbers_of(entry)
+        return Node(path, None, parts, functional, built_when_made=functional, numbers=numbers)
 
     def _part(self, entry: Config, prefix: str) -> Node:
         """A layer of a model, or a model in it."""
@@ -134,16 +161,15 @@ class Model:
         if _is_model(inner):
             node = self._model(inner, prefix + name, f"{prefix}{name}/")
         else:
-            node = Node(prefix + name, name, self._shared(entry, prefix), numbers=numbers_of(entry))
-        node.name = name
-        node.calls = [list(inputs_of(call)) for call in entry.get("inbound_nodes") or []]
+            node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))
+        node.calls = [[(prefix + name, k) for name, k in _inputs_of(call)] for call in entry.get("inbound_nodes") or []]
         return node
 
     def _shared(self, entry: Config, prefix: str) -> Layer:
         """A layer; the same again where its automatic name, which Keras gives once, comes again."""
         layer = read_layer(entry)
         path = prefix + layer.name
-        key = layer.class_name, layer.name if numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
+        key = layer.class_name, layer.name if _numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
         layer.name = path
         return self._seen.setdefault(key, layer)
 
@@ -152,13 +178,11 @@ class Model:
         if node.layer is not None:
             return node.layer.constructor, node.layer.build
         parts = [self._draws(part, None, guesses) for part in node.parts]
-        steps = [(i, time) for i in range(len(parts)) for time in (MADE, CALLED)]
+        steps = [(i, k) for i in range(len(parts)) for k in (MADE, CALLED)]
         if node.functional:
-            steps, own = program(node.parts)
+            steps, own = _program(node.parts)
             guesses += own
-        drawn: list[Draws] = [
-            (parts[i][0], []) if time == MADE else ([], parts[i][1]) for i, time in steps if time <= CALLED
-        ]
+        drawn: list[Draws] = [(parts[i][0], []) if k == MADE else ([], parts[i][1]) for i, k in steps if k <= CALLED]
         made, built = in_turn(drawn, build or BUILDS[node.functional])
         return ([*made, *built], []) if node.built_when_made else (made, built)
 
@@ -168,3 +192,91 @@ def in_turn(steps: Sequence[Draws], build: str) -> Draws:
     if build == "functional":
         return [source for step in steps for part in step for source in part], []
     return [source for made, _ in steps for source in made], [source for _, built in steps for source in built]
+
+
+def _program(parts: Sequence[Node]) -> tuple[list[Step], Guesses]:
+    """The steps of a functional model's program, and the pairs of layers whose order was a guess.
+
+    A layer is made when the inputs of its first call are there, a model as early as can be, and those of a kind in
+    the order of their automatic numbers; otherwise the place in the config decides.
+    """
+    index = {part.path: i for i, part in enumerate(parts)}
+    last = [max(0, len(part.calls) - 1) for part in parts]
+    before: Waits = {(i, k): set() for i, n in enumerate(last) for k in range(MADE, n + 1)}
+    for (i, k), earlier in before.items():
+        if k > MADE:
+            earlier.add((i, k - 1))
+        for path, node in parts[i].calls[k] if 0 <= k < len(parts[i].calls) else ():
+            if (j := index.get(path)) is not None:
+                earlier.add((j, min(node, last[j])))
+    wanted = {(i, k): before[i, CALLED] - {(i, k)} if k == MADE and parts[i].layer else set() for i, k in before}
+    numbered = sorted((number, i) for i, part in enumerate(parts) for number in part.numbers)
+    for ((kind, _), i), ((other, _), j) in itertools.pairwise(numbered):
+        if kind == other and i != j:
+            before[j, MADE].add((i, MADE))
+    return _in_order(parts, before, wanted)
+
+
+def _in_order(parts: Sequence[Node], before: Waits, wanted: Waits) -> tuple[list[Step], Guesses]:
+    """The steps, after all of `before`, and of `wanted` where that can be; and the pairs that may change places."""
+    urgency = {(i, k): (_URGENCY[bool(parts[i].layer), min(k, CALLED)], i, k) for i, k in before}
+    after: Waits = defaultdict(set)
+    for step in before:
+        for other in before[step] | wanted[step]:
+            after[other].add(step)
+    drawing = {(i, MADE) for i, part in enumerate(parts) if part.draws()}
+    left, done, guesses = set(before), list[Step](), Guesses()
+    ready = {step for step in left if not before[step] and not wanted[step]}
+    while left:
+        if not ready:  # A(B(x)) makes A before the inputs of its call are there, as the numbers say
+            held_up = _held_up(before, wanted, left)
+            if held_up is None:  # steps that wait for each other
+                return sorted(before), []
+            ready.add(held_up)
+        step = min(ready, key=lambda step: urgency[step])
+        ready.remove(step)
+        left.remove(step)
+        done.append(step)
+        if step in drawing and (others := drawing & ready):
+            guesses.append((parts[step[0]].path, parts[min(others)[0]].path))
+        for other in after[step]:
+            before[other].discard(step)
+            wanted[other].discard(step)
+            if other in left and not before[other] and not wanted[other]:
+                ready.add(other)
+    return done, guesses
+
+
+def _held_up(before: Waits, wanted: Waits, left: Iterable[Step]) -> Step | None:
+    """The first layer to make for one to be made whose inputs are there; None if layers wait in a circle."""
+    step = min((step for step in left if step[1] == MADE and not wanted[step]), default=None)
+    for _ in before:
+        if step is None or not before[step]:
+            return step
+        step = min(before[step])
+    return None
+
+
+def _numbers_of(entry: Config) -> list[tuple[str, int]]:
+    """The kind and number in an automatic name, conv2d_12, of a layer and of the one inside."""
+    config = entry.get("config")
+    if not isinstance(config, Mapping):
+        return []
+    name = str(config.get("name")).removeprefix("forward_").removeprefix("backward_")
+    kind = snake_case(str(entry.get("class_name"))).replace("group_query", "grouped_query")
+    number = name.removeprefix(kind).removeprefix("_")
+    found = [(kind, int(number or 0))] if name.startswith(kind) and (not number or number.isdecimal()) else []
+    inner = config.get("layer")
+    return found + (_numbers_of(inner) if isinstance(inner, Mapping) else [])
+
+
+def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
+    """The layers that a call takes tensors from, and which of their calls; as Keras 2 and 3 save it."""
+    if isinstance(call, Mapping):
+        call = list(call.values())
+    if isinstance(call, (list, tuple)):
+        if len(call) >= 3 and isinstance(call[0], str) and type(call[1]) is type(call[2]) is int:
+            yield call[0], call[1]
+        else:
+            for value in call:
+                yield from _inputs_of(value)

@@ -14,9 +14,7 @@ from torch_kinit import checks
 from torch_kinit.layers.variable import Options, Variable
 from torch_kinit.model.targets import Target, targets
 
-# What torch has beyond Keras: a counter, a second bias that starts at zero and adds to the first.
-_COUNTER, _SECOND_BIAS = "num_batches_tracked", "second_bias"
-_WITHOUT_TWIN = ("projection_kernel", "bias_k", "bias_v")
+WITHOUT_TWIN = (None, "projection_kernel", "bias_k", "bias_v")  # roles of which Keras has no weight
 
 
 @dataclass
@@ -37,13 +35,13 @@ class Slot:
 
 @dataclass
 class Holdings:
-    """What a model holds: a Slot for each weight of its Keras twin, and the targets that no Keras layer has."""
+    """What a model holds: a Slot for each weight of its Keras twin."""
 
     modules: dict[str, nn.Module]
     options: Options
     slots: list[Slot]
-    strangers: list[Target]
     targets: dict[str, Target]
+    variables: dict[str, Variable]  # of the tensors that slots name
 
     @functools.cached_property
     def _by_path(self) -> dict[str, list[Slot]]:
@@ -54,12 +52,6 @@ class Holdings:
             for i in range(len(parts) + 1):
                 found.setdefault(".".join(parts[:i]), []).append(slot)
         return found
-
-    def variable(self, name: str) -> Variable:
-        """The variable of a tensor that a slot names."""
-        variable = self.targets[name].claims[0].variable
-        assert variable is not None
-        return variable
 
     def of(self, path: str) -> list[Slot]:
         """The weights of the module at `path`, without those of the modules inside it."""
@@ -76,25 +68,23 @@ def holdings(model: nn.Module, options: Options) -> Holdings:
     """Look through a model. A tied tensor has the slot of its first owner."""
     checks.module(model)
     found = targets(model, options)
+    variables = {target.name: v for target in found if (v := target.claims[0].variable)}
     slots: list[Slot] = []
-    strangers = []
     for _, group in itertools.groupby(found, key=lambda target: id(target.claims[0].modules[0].module)):
         merged: list[Slot] = []
         for target in (members := list(group)):
-            variable = target.claims[0].variable
-            if variable is None or variable.role in _WITHOUT_TWIN:
-                strangers.append(target)
-            elif variable.role != _COUNTER:
-                _add(merged, target, variable)
+            if target.claims[0].role not in (*WITHOUT_TWIN, "num_batches_tracked"):  # which is a counter of torch's own
+                _add(merged, target, variables[target.name])
         attention = isinstance(members[0].claims[0].modules[0].module, nn.MultiheadAttention)
         slots += _in_keras_order(merged) if attention else merged
-    return Holdings(dict(model.named_modules()), options, slots, strangers, {target.name: target for target in found})
+    by_name = {target.name: target for target in found}
+    return Holdings(dict(model.named_modules()), options, slots, by_name, variables)
 
 
 def _add(slots: list[Slot], target: Target, variable: Variable) -> None:
     """Add a target's variables to those of its module: rows to their variable, and a second bias to the first."""
     claim = target.claims[0]
-    if variable.role == _SECOND_BIAS and slots:
+    if variable.role == "second_bias" and slots:
         slots[-1].added = claim.name
     elif variable.row and variable.row[0] > 0:
         slots[-1].names += (claim.name,)

@@ -16,7 +16,12 @@ _SIZES |= {"num_heads": 1, "key_dim": 1, "num_query_heads": 1, "num_key_value_he
 
 @dataclass(frozen=True)
 class Twin:
-    """A Keras layer, for the `order` of `replay_keras`; made by `twin`."""
+    """A Keras layer, for the `order` of `replay_keras`; made by `twin`.
+
+    Example:
+        >>> twin("Dropout", rate=0.5)
+        Twin(class_name='Dropout', modules=(), config={'rate': 0.5})
+    """
 
     class_name: str
     modules: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_kinit import checks
-from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
+from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.targets import Target, refuse_unsettable
 from torch_kinit.model.undo import Undo
@@ -42,8 +43,8 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
         >>> [array.shape for array in to_keras(nn.Sequential(nn.Conv2d(3, 8, 5), nn.GRU(8, 4)))]
         [(5, 5, 3, 8), (8,), (8, 12), (4, 12), (2, 12)]
     """
-    held = _holdings(model, depthwise)
-    return [_read(slot, held) for slot in _ordered(held, order)]
+    held = _holdings(model, order, depthwise)
+    return [_read(slot, held) for slot in held.slots]
 
 
 def from_keras(
@@ -73,9 +74,8 @@ def from_keras(
         >>> torch.allclose(a(x)[0], b(x)[0], atol=1e-6)
         True
     """
-    held = _holdings(model, depthwise)
-    slots = _ordered(held, order)
-    values = [_array(i, array) for i, array in enumerate(arrays)]
+    held = _holdings(model, order, depthwise)
+    slots, values = held.slots, [_array(i, array) for i, array in enumerate(arrays)]
     for i, (slot, value) in enumerate(zip(slots, values, strict=False)):
         if not fits(tuple(value.shape), slot.shape):
             raise ValueError(f"Array {i} of {len(values)} has shape {tuple(value.shape)}; its place is {slot}.")
@@ -106,8 +106,8 @@ def from_keras(
             _write(by_name[target.name], target, held, model)
 
 
-def _holdings(model: nn.Module, depthwise: bool) -> Holdings:
-    """What the model holds, if all of it is numbers in this process that Keras has weights for."""
+def _holdings(model: nn.Module, order: Sequence[str] | None, depthwise: bool) -> Holdings:
+    """What the model holds, in this `order`, if all of it is numbers in this process that Keras has weights for."""
     held = holdings(model, Options(depthwise=depthwise))
     for name, target in held.targets.items():
         if is_distributed(target.tensor):
@@ -118,16 +118,11 @@ def _holdings(model: nn.Module, depthwise: bool) -> Holdings:
             )
         if target.tensor.is_meta:
             raise ValueError(f"{name} is on the meta device and holds no numbers; give the model storage first.")
-    if held.strangers:
-        names = ", ".join(f"{target.name} of {target.claims[0].layer}" for target in held.strangers)
+    if strangers := [target for target in held.targets.values() if target.claims[0].role in WITHOUT_TWIN]:
+        names = ", ".join(f"{target.name} of {target.claims[0].layer}" for target in strangers)
         raise ValueError(f"Keras has no weight for {names}; register_layout tells what a class of your own holds.")
-    return held
-
-
-def _ordered(held: Holdings, order: Sequence[str] | None) -> list[Slot]:
-    """The model's slots, in the order of the modules that are listed."""
     if order is None:
-        return held.slots
+        return held
     if isinstance(order, str) or not all(isinstance(path, str) for path in order):
         raise TypeError(f"`order` must be a list of paths, got {order!r}.")
     slots = [slot for path in order for slot in held.inside(path, "`order` has")]
@@ -136,7 +131,7 @@ def _ordered(held: Holdings, order: Sequence[str] | None) -> list[Slot]:
         raise ValueError("`order` lists a module twice.")
     if left := [slot for slot in held.slots if id(slot) not in listed]:
         raise ValueError(f"`order` leaves out {left[0]}.")
-    return slots
+    return dataclasses.replace(held, slots=slots)
 
 
 def _array(i: int, array: Any) -> Tensor:
@@ -159,7 +154,7 @@ def _cannot_fail(target: Target) -> bool:
 
 def _read(slot: Slot, held: Holdings) -> Any:
     """A copy of a weight in Keras' layout, as a NumPy array."""
-    rows = [held.variable(name).blocks_of(held.targets[name].tensor.detach())[slot.block] for name in slot.names]
+    rows = [held.variables[name].blocks_of(held.targets[name].tensor.detach())[slot.block] for name in slot.names]
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
@@ -171,4 +166,4 @@ def _write(parts: Iterable[Tensor], target: Target, held: Holdings, model: nn.Mo
     """Fill a tensor of the model, block by block, from values in Keras' layout."""
     remaining = iter(parts)
     with writing(target, target.name, model) as tensor:
-        held.variable(target.name).fill(tensor, lambda view: view.copy_(next(remaining)))
+        held.variables[target.name].fill(tensor, lambda view: view.copy_(next(remaining)))

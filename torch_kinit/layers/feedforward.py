@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from torch_kinit.layers.entries import Entry, InitializerOf, Twins, entry, holds, initializers
-from torch_kinit.layers.variable import Options, Variable
+from torch_kinit.layers.variable import Entry, InitializerOf, Options, Variable, entry, holds, initializers
 
-KERNEL_AND_BIAS = Variable("kernel", "weight"), Variable("bias", "bias")
+BIAS = Variable("bias", "bias")
+KERNEL_AND_BIAS = Variable("kernel", "weight"), BIAS
 ALPHA = (Variable("alpha", "weight"),)
 GAMMA = (Variable("gamma", "weight", "keras"),)
 GAMMA_AND_BETA = *GAMMA, Variable("beta", "bias", "keras")
-GAMMA_BETA_AND_STATISTICS = (
-    *GAMMA_AND_BETA,
-    Variable("moving_mean", "running_mean"),
-    Variable("moving_variance", "running_var"),
-    Variable("num_batches_tracked", "num_batches_tracked"),  # torch's own counter of what the statistics are made of
-)
+_STATISTICS = Variable("moving_mean", "running_mean"), Variable("moving_variance", "running_var")
+_COUNTER = Variable("num_batches_tracked", "num_batches_tracked")  # torch's own, of what the statistics are made of
+GAMMA_BETA_AND_STATISTICS = *GAMMA_AND_BETA, *_STATISTICS, _COUNTER
 
 
 def dense(m: nn.Linear, options: Options, initializer_of: InitializerOf) -> list[Entry]:
@@ -30,29 +28,21 @@ def dense(m: nn.Linear, options: Options, initializer_of: InitializerOf) -> list
 def bilinear_variables(m: nn.Bilinear, options: Options) -> Sequence[Variable]:
     """(in1, in2, out), as in EinsumDense("bi,bj,ijo->bo"); Keras has no layer of this kind."""
     fans = m.in1_features * m.in2_features, m.out_features
-    return Variable("kernel", "weight", lambda w: w.permute(1, 2, 0), fans), KERNEL_AND_BIAS[1]
-
-
-def _is_depthwise(m: nn.Conv2d, options: Options) -> bool:
-    return options.depthwise and m.groups == m.in_channels > 1
+    return Variable("kernel", "weight", lambda w: w.permute(1, 2, 0), fans), BIAS
 
 
 def conv_variables(m: nn.Conv2d, options: Options) -> Sequence[Variable]:
-    if not _is_depthwise(m, options):
+    if not (options.depthwise and m.groups == m.in_channels > 1):
         return KERNEL_AND_BIAS
-
-    def depthwise(w: Tensor) -> Tensor:
-        """From (channels * multiplier, 1, *kernel_size) to (*kernel_size, channels, multiplier)."""
-        split = torch.unflatten(w.squeeze(1), 0, (m.in_channels, -1))
-        return split.permute(*range(2, split.ndim), 0, 1)
-
-    return Variable("depthwise_kernel", "weight", depthwise), KERNEL_AND_BIAS[1]
+    # From (channels * multiplier, 1, *kernel_size) to (*kernel_size, channels, multiplier).
+    sizes, axes = (m.in_channels, -1), (*range(2, 2 + len(m.kernel_size)), 0, 1)
+    return Variable("depthwise_kernel", "weight", lambda w: torch.unflatten(w.squeeze(1), 0, sizes).permute(axes)), BIAS
 
 
 def conv(m: nn.Conv2d, options: Options, initializer_of: InitializerOf) -> list[Entry]:
-    rank = len(m.kernel_size)
-    config = {"kernel_size": m.kernel_size, **initializers(m, conv_variables(m, options), initializer_of)}
-    if not _is_depthwise(m, options):
+    rank, variables = len(m.kernel_size), conv_variables(m, options)
+    config = {"kernel_size": m.kernel_size, **initializers(m, variables, initializer_of)}
+    if variables[0].role == "kernel":
         name, config = f"Conv{rank}D", {**config, "filters": m.out_channels, "groups": m.groups}
     elif rank < 3:
         name, config["depth_multiplier"] = f"DepthwiseConv{rank}D", m.out_channels // m.in_channels
@@ -80,24 +70,20 @@ def embedding(m: nn.Embedding, options: Options, initializer_of: InitializerOf) 
     return [entry("Embedding", input_dim=m.num_embeddings, output_dim=m.embedding_dim, **given)]
 
 
-def normalization(class_name: str, sizes: str) -> Twins:
+def normalization(m: Any, options: Options, initializer_of: InitializerOf, class_name: str, sizes: str) -> list[Entry]:
     """The twin of a class whose attribute `sizes` tells its channels, or the shape of its last axes."""
-
-    def normalize(m: nn.Module, options: Options, initializer_of: InitializerOf) -> list[Entry]:
-        shape: Any = getattr(m, sizes)
-        config = initializers(m, GAMMA_BETA_AND_STATISTICS, initializer_of)
-        if not isinstance(shape, int):
-            config["axis"] = list(range(-len(shape), 0))
-        without_statistics = class_name == "BatchNormalization" and not holds(m, "running_mean")
-        name = "GroupNormalization" if without_statistics else class_name
-        return [entry(name, (shape,) if isinstance(shape, int) else shape, **config)]
-
-    return normalize
+    shape, config = getattr(m, sizes), initializers(m, GAMMA_BETA_AND_STATISTICS, initializer_of)
+    if not isinstance(shape, int):
+        config["axis"] = list(range(-len(shape), 0))
+    without_statistics = class_name == "BatchNormalization" and not holds(m, "running_mean")
+    name = "GroupNormalization" if without_statistics else class_name
+    return [entry(name, (shape,) if isinstance(shape, int) else shape, **config)]
 
 
-def _is_packed(m: nn.MultiheadAttention) -> bool:
-    """Whether one parameter has the kernels of query, key and value; asked without running its parametrization."""
-    return bool(m.kdim == m.vdim == m.embed_dim)
+batch_norm = partial(normalization, class_name="BatchNormalization", sizes="num_features")
+group_norm = partial(normalization, class_name="GroupNormalization", sizes="num_channels")
+layer_norm = partial(normalization, class_name="LayerNormalization", sizes="normalized_shape")
+rms_norm = partial(normalization, class_name="RMSNormalization", sizes="normalized_shape")
 
 
 def attention_variables(m: nn.MultiheadAttention, options: Options) -> Sequence[Variable]:
@@ -112,7 +98,7 @@ def attention_variables(m: nn.MultiheadAttention, options: Options) -> Sequence[
         fans = None if by_shape else (inputs, width)
         return Variable("kernel", name, lambda w: torch.unflatten(w.t(), 1, heads), fans, blocks)
 
-    if _is_packed(m):
+    if m.kdim == m.vdim == m.embed_dim:  # asked without running a parametrization
         kernels = [kernel("in_proj_weight", width, blocks=3)]
     else:
         kernels = [kernel("q_proj_weight", width), kernel("k_proj_weight", m.kdim), kernel("v_proj_weight", m.vdim)]
@@ -130,7 +116,7 @@ def attention_variables(m: nn.MultiheadAttention, options: Options) -> Sequence[
 def attention(m: nn.MultiheadAttention, options: Options, initializer_of: InitializerOf) -> list[Entry]:
     biased = holds(m, "in_proj_bias")
     config = {"num_heads": m.num_heads, "key_dim": m.head_dim, "dropout": m.dropout, "use_bias": biased}
-    config["kernel_initializer"] = initializer_of("in_proj_weight" if _is_packed(m) else "q_proj_weight")
+    config["kernel_initializer"] = initializer_of(attention_variables(m, options)[0].tensor)
     config["bias_initializer"] = initializer_of("in_proj_bias") if biased else "zeros"
     sizes = {"query_shape": m.embed_dim, "key_shape": m.kdim, "value_shape": m.vdim}
     shapes = {name: [None, None, size] for name, size in sizes.items()}

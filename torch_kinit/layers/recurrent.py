@@ -6,20 +6,15 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from torch_kinit.layers.entries import Entry, InitializerOf, entry, initializers
-from torch_kinit.layers.variable import Options, Variable
+from torch_kinit.layers.variable import Entry, InitializerOf, Options, Variable, entry, initializers
 
 
 class Kind(NamedTuple):
-    """What differs between recurrent layers.
-
-    In Keras a GRU's first two gates stand in the other order, and its bias has two rows. Keras' other layers have one
-    bias, to which torch adds a second one that stays zero.
-    """
+    """What differs between recurrent layers. Where Keras has one bias, torch adds a second one that stays zero."""
 
     class_name: str  # Keras' class; that of the cell ends in "Cell"
     bias: str | None = None  # the default initializer of the bias; None for zeros
-    reset_after: bool = False  # whether it is a GRU
+    reset_after: bool = False  # a GRU, whose first two gates Keras has in the other order, and whose bias has two rows
 
     def cell_variables(self, m: nn.RNNCellBase | nn.RNNBase, options: Options, suffix: str = "") -> list[Variable]:
         """The layout of a cell, or of the layer and direction whose tensors' names end in `suffix`."""
@@ -38,7 +33,8 @@ class Kind(NamedTuple):
 
     def layer_variables(self, m: nn.RNNBase, options: Options) -> list[Variable]:
         """The layout of a recurrent layer: that of a cell for each layer and direction."""
-        suffixes = [f"_l{i}{way}" for i in range(m.num_layers) for way in ("", "_reverse")[: 1 + m.bidirectional]]
+        ways = ("", "_reverse") if m.bidirectional else ("",)
+        suffixes = [f"_l{i}{way}" for i in range(m.num_layers) for way in ways]
         return [variable for suffix in suffixes for variable in self.cell_variables(m, options, suffix)]
 
     def _entry(self, name: str, m: Any, inputs: int, initializer_of: InitializerOf, suffix: str = "") -> Entry:
@@ -52,7 +48,6 @@ class Kind(NamedTuple):
         return entry(name, (None, inputs), **{**config, "units": m.hidden_size, "use_bias": m.bias})
 
     def cell_twin(self, m: nn.RNNCellBase, options: Options, initializer_of: InitializerOf) -> list[Entry]:
-        """The Keras cell of a cell."""
         return [self._entry(f"{self.class_name}Cell", m, m.input_size, initializer_of)]
 
     def layer_twins(self, m: nn.RNNBase, options: Options, initializer_of: InitializerOf) -> list[Entry]:

@@ -1,7 +1,6 @@
 """The table of layers: for each torch class, how it stores Keras' variables and which Keras layers it stands for.
 
-A new layer is one row. The layouts are proved against Keras by equal outputs, see tests/layers/test_layouts.py; they
-are those of Keras 3.15 and torch 2.13.
+A new layer is one row. The layouts, of Keras 3.15 and torch 2.13, are proved in tests/layers/test_layouts.py.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from torch_kinit.layers import feedforward
-from torch_kinit.layers.entries import Entry, InitializerOf, Twins
-from torch_kinit.layers.feedforward import normalization
 from torch_kinit.layers.recurrent import GRU, LSTM, SIMPLE_RNN
-from torch_kinit.layers.variable import Layout, Options, Variable
+from torch_kinit.layers.variable import Entry, InitializerOf, Layout, Options, Twins, Variable
 
 
 class Row(NamedTuple):
@@ -25,15 +22,13 @@ class Row(NamedTuple):
     twins: Twins | None = None
 
 
-_BATCH_NORM = Row(feedforward.GAMMA_BETA_AND_STATISTICS, normalization("BatchNormalization", sizes="num_features"))
+_CONV_TRANSPOSE = Row(feedforward.KERNEL_AND_BIAS, feedforward.conv_transpose)
+_BATCH_NORM = Row(feedforward.GAMMA_BETA_AND_STATISTICS, feedforward.batch_norm)
 _ROWS: dict[type[nn.Module], Row] = {
     nn.Linear: Row(feedforward.KERNEL_AND_BIAS, feedforward.dense),
     nn.Bilinear: Row(feedforward.bilinear_variables),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Row(feedforward.conv_variables, feedforward.conv)),
-    **dict.fromkeys(
-        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-        Row(feedforward.KERNEL_AND_BIAS, feedforward.conv_transpose),
-    ),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _CONV_TRANSPOSE),
     **dict.fromkeys((nn.Embedding, nn.EmbeddingBag), Row(feedforward.embedding_variables, feedforward.embedding)),
     nn.RNN: Row(SIMPLE_RNN.layer_variables, SIMPLE_RNN.layer_twins),
     nn.LSTM: Row(LSTM.layer_variables, LSTM.layer_twins),
@@ -44,9 +39,9 @@ _ROWS: dict[type[nn.Module], Row] = {
     nn.MultiheadAttention: Row(feedforward.attention_variables, feedforward.attention),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _BATCH_NORM),
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _BATCH_NORM),
-    nn.GroupNorm: Row(feedforward.GAMMA_AND_BETA, normalization("GroupNormalization", sizes="num_channels")),
-    nn.LayerNorm: Row(feedforward.GAMMA_AND_BETA, normalization("LayerNormalization", sizes="normalized_shape")),
-    nn.RMSNorm: Row(feedforward.GAMMA, normalization("RMSNormalization", sizes="normalized_shape")),
+    nn.GroupNorm: Row(feedforward.GAMMA_AND_BETA, feedforward.group_norm),
+    nn.LayerNorm: Row(feedforward.GAMMA_AND_BETA, feedforward.layer_norm),
+    nn.RMSNorm: Row(feedforward.GAMMA, feedforward.rms_norm),
     nn.PReLU: Row(feedforward.ALPHA, feedforward.prelu),
     **dict.fromkeys((nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout), Row(None, feedforward.dropout)),
     **dict.fromkeys((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), Row(None, feedforward.dropout)),

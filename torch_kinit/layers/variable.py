@@ -1,16 +1,18 @@
-"""`Variable`, how a torch module stores one variable of Keras'; and `Options`, where Keras has had two conventions."""
+"""`Variable`, how a torch module stores one variable of Keras'; `Options`; and the entries of saved Keras layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from torch_kinit import checks
 from torch_kinit.initializers.axes import LAYOUTS, keras_view, resolve_fans
+from torch_kinit.torch_internals import tensors_of
 
 CONVENTIONS = ("keras-3.15", "keras-3.14")
 
@@ -108,3 +110,32 @@ def _swap(tensor: Tensor) -> None:
 
 
 Layout = Callable[[Any, Options], Sequence[Variable]]  # from a module to its variables, the main weight first
+Entry = dict[str, Any]
+InitializerOf = Callable[[str], Any]  # from a tensor's name in its module to the Keras config of its initializer
+Twins = Callable[[Any, Options, InitializerOf], list[Entry]]  # from a module to the Keras layers that it stands for
+
+_TORCH_ONLY = ("num_batches_tracked", "second_bias", "projection_kernel", "bias_k", "bias_v")  # roles unknown to Keras
+_FLAGS = {"bias": "use_bias", "gamma": "scale", "beta": "center"}
+
+
+def entry(class_name: str, shape: Iterable[int | None] | None = None, **config: Any) -> Entry:
+    """The entry of a layer that was built on inputs of `shape`, the batch aside; of an unbuilt one without it."""
+    built = {} if shape is None else {"build_config": {"input_shape": [None, *shape]}}
+    return {"class_name": class_name, "config": config, **built}
+
+
+def holds(module: nn.Module, name: str) -> bool:
+    """Whether a module has a tensor of this name; asked without running its parametrization."""
+    return name in tensors_of(module) or parametrize.is_parametrized(module, name)
+
+
+def initializers(module: nn.Module, variables: Iterable[Variable], initializer_of: InitializerOf) -> Entry:
+    """The arguments of the Keras layer that say which of `variables` it has, and their initializers."""
+    config: Entry = {}
+    for variable in variables:
+        argument = f"{variable.role.removesuffix('_kernel')}_initializer"
+        if variable.role not in _TORCH_ONLY and argument not in config:
+            held = holds(module, variable.tensor)
+            config |= {_FLAGS[variable.role]: held} if variable.role in _FLAGS else {}
+            config |= {argument: initializer_of(variable.tensor)} if held else {}
+    return config

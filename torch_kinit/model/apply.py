@@ -10,13 +10,11 @@ from torch import nn
 from torch_kinit import checks
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.execute import Execution, source_of
-from torch_kinit.model.only import Only, restrict
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rehearse import Rehearsals
-from torch_kinit.model.report import progress_bar
 from torch_kinit.model.rules import parse_rules
-from torch_kinit.model.steps import decide, is_spoken_of, make_step, refuse_uncovered
-from torch_kinit.model.targets import Target, other_buffers, targets
+from torch_kinit.model.steps import Only, decide, make_step, refuse_uncovered, restrict
+from torch_kinit.model.targets import Target, everything
 from torch_kinit.shards import reshard
 from torch_kinit.streams.generator import AnyGenerator
 
@@ -48,13 +46,12 @@ def plan(
             A buffer that Keras has no name for, such as a rotary cache, is set by a number, an array or a function
             under a glob over its name that fits no parameter's, and left alone by `skip`.
         only: the names of the parameters and buffers to initialize, as in the model or in the bare one, or a function
-            that tells of a name whether it is one; all others are left alone and need no rule. A tensor with several
-            names is initialized if all of them are chosen, and a parametrized one if anything is that it is made of.
-            Buffers of which neither Keras nor a rule speaks stay as they are. None for all.
+            that says whether a name is one of them; None for all. The others are left alone and need no rule. A tensor
+            with several names is initialized if all of them are chosen, and a parametrized one if any of its originals
+            is chosen. Buffers of which neither Keras nor a rule speaks stay as they are.
         convention: "keras-3.15", or "keras-3.14" for the attention fans of Keras up to 3.14 and of tf.keras.
-        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False
-            takes it for Conv(groups=...), whose fans differ. For one layer a rule does: `partial(he_normal_,
-            layout="torch")`.
+        depthwise: whether a convolution with as many groups as input channels is Keras' DepthwiseConv; False takes it
+            for Conv(groups=...), whose fans differ. For one layer write the rule `partial(he_normal_, layout="torch")`.
         on_uncovered: "error", or "keep" to leave parameters alone that neither Keras' defaults nor a rule cover.
 
     A tensor that several layers share gets the law of the embedding among them, as in Keras; if there is none, that of
@@ -76,35 +73,24 @@ def plan(
         (27, 72)
     """
     checks.module(model)
-    options = Options(convention, depthwise)
-    return _plan(model, rules, only, options, on_uncovered, *_present(model, options))
-
-
-def _present(model: nn.Module, options: Options) -> tuple[list[Target], list[Target]]:
-    """What there is to initialize, and the buffers of which no layout speaks."""
-    found = targets(model, options)
-    return found, other_buffers(model, found)
+    return _plan(model, rules, only, Options(convention, depthwise), on_uncovered)[0]
 
 
 def _plan(
-    model: nn.Module,
-    rules: Mapping[Any, Any] | None,
-    only: Only,
-    options: Options,
-    on_uncovered: str,
-    found: list[Target],
-    others: list[Target],
-) -> Plan:
+    model: nn.Module, rules: Mapping[Any, Any] | None, only: Only, options: Options, on_uncovered: str
+) -> tuple[Plan, list[Target]]:
+    """The plan, and all that the model has to initialize."""
+    found = everything(model, options)
     checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
-    decided = decide(parse_rules(rules), found, others, model)
+    decide(parse_rules(rules), found, model)
     if only is not None:
-        decided = restrict(decided, only, model)
-    decided = [(target, made) for target, made in decided if is_spoken_of(target, made)]
+        restrict(found, only, model)
+    planned = [target for target in found if target.has_step()]
     if on_uncovered == "error":
-        refuse_uncovered(decided)
+        refuse_uncovered(planned)
     rehearsals: Rehearsals = {}
-    steps = tuple(make_step(target, made, model, rehearsals) for target, made in decided)
-    return Plan(steps, options.convention, options.depthwise, model)
+    steps = tuple(make_step(target, model, rehearsals) for target in planned)
+    return Plan(steps, options.convention, options.depthwise, model), found
 
 
 def apply(
@@ -144,9 +130,6 @@ def apply(
     """
     checks.module(model)
     reshard(model)
-    options = Options(convention, depthwise)
-    present = _present(model, options)
-    made = _plan(model, rules, only, options, on_uncovered, *present)
-    execution = Execution(made, model, source_of(generator, seed, prefix), [*present[0], *present[1]])
-    execution.run(progress_bar if progress else None)
+    made, found = _plan(model, rules, only, Options(convention, depthwise), on_uncovered)
+    Execution(made, model, source_of(generator, seed, prefix), found).run(progress)
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,22 +15,23 @@ from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.initializers.structured import orthogonal_, refuse_large
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model import pending
-from torch_kinit.model.rehearse import exact_values, refuse_source, rehearse, wants_parameter
+from torch_kinit.model.rehearse import exact_values, first_view, rehearse, wants_parameter
+from torch_kinit.model.report import progress_bar
 from torch_kinit.model.steps import Step
-from torch_kinit.model.targets import Target, dtype_name, other_buffers, refuse_unsettable, targets, without_wrappers
+from torch_kinit.model.targets import Target, dtype_name, everything, refuse_unsettable
 from torch_kinit.model.undo import Undo
 from torch_kinit.model.writing import global_generators_from, writing
-from torch_kinit.shards import is_distributed, put, reshard, whole_like, zero_row
+from torch_kinit.shards import by_the_whole, is_distributed, put, reshard, zero_row
 from torch_kinit.streams.generator import AnyGenerator, TorchSource, as_source
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Constant, Law
 from torch_kinit.streams.source import Source
+from torch_kinit.torch_internals import WRAPPERS
 
 if TYPE_CHECKING:
     from torch_kinit.model.plan import Plan
 
 _SMALL = 1 << 20  # values that are kept while others are drawn, whatever can fail
-Progress = Callable[[Sequence["Task"]], Iterable["Task"]]
 
 
 class Task:
@@ -38,7 +39,7 @@ class Task:
 
     def __init__(self, step: Step, recipe: Recipe, law: Law | None, target: Target, source: Source) -> None:
         self.step, self.recipe, self.law, self.target = step, recipe, law, target
-        self.variable = target.claim(step.name).variable
+        self.variable = next(claim.variable for claim in target.claims if claim.name == step.name)
         # A rule's own generator is used as it is; others by name, of a tied tensor the first in the alphabet.
         self.by_name = source.for_name(min(claim.canonical for claim in target.claims))
         own = recipe.arguments.get("generator") if recipe.ours else None
@@ -68,21 +69,17 @@ class Task:
             tensor.fill_(self.law.value)
         elif not self.recipe.ours and isinstance(self.source, Key):
             self._fill_natively(tensor, self.source)
-        elif variable is None or wants_parameter(self.recipe, variable):
+        elif variable is None or wants_parameter(self.recipe):
             source = self.step.seeds[0] if self.step.seeds else self.source
             self._fill_view(tensor, self.recipe.arguments.get("layout", "torch"), source)
         elif drawn and isinstance(self.source, Key) and not self.step.seeds:
             self._fill_view(tensor, "torch", self.source)  # by the index in the whole tensor
-        elif is_distributed(tensor):
-            whole = whole_like(tensor)
-            self._fill_blocks(whole, variable)
-            put(tensor, whole)
         else:
-            self._fill_blocks(tensor, variable)
+            by_the_whole(self._fill_blocks)(tensor, variable)
         if variable is not None and variable.zero_row is not None:
             zero_row(tensor, variable.zero_row)
 
-    def _fill_blocks(self, tensor: Tensor, variable: Variable) -> None:
+    def _fill_blocks(self, tensor: Tensor, variable: Variable) -> Tensor:
         """Fill each variable of Keras' that a tensor packs, or is a row of, from a source of its own."""
         sources: Iterator[Source] = iter(self.step.seeds or map(self.source.for_block, itertools.count()))
 
@@ -94,6 +91,7 @@ class Task:
             self._fill_view(view, "keras", source, variable.fans)
 
         variable.fill(tensor, fill_view)
+        return tensor
 
     def _fill_view(self, view: Tensor, layout: str, source: Source, fans: tuple[int, int] | None = None) -> None:
         if self.law is not None and self.law.drawn:
@@ -115,18 +113,13 @@ class Task:
 
 
 class Execution:
-    """A plan about to be carried out on a model.
-
-    Making it refuses all that can be refused, and changes nothing. `run` then sets every tensor; after an error
-    everything is as it was.
-    """
+    """A plan about to be carried out: making it refuses what can be refused; `run` then sets every tensor, or none."""
 
     def __init__(self, plan: Plan, model: nn.Module, source: Source, found: list[Target] | None = None) -> None:
         """`found` is all that the model has to initialize; None to look, since it may have changed since planned."""
         if found is None:
             reshard(model)
-            found = targets(model, plan.options)
-            found += other_buffers(model, found)
+            found = everything(model, plan.options)
         self.model, self.source = model, source
         self.tasks = list(_tasks(plan, model, found, source))
         _refuse_unkeyed(self.tasks)
@@ -137,14 +130,14 @@ class Execution:
         self.set_inside = [target for target in silent if target.name.startswith(inside)]
         self.untouched = [target for target in silent if not target.name.startswith(inside)]
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Set every tensor."""
+    def run(self, progress: bool) -> None:
+        """Set every tensor, behind a bar if `progress` asks for one."""
         involved = [*(task.target for task in self.tasks), *self.set_inside, *self.untouched]
         pending.refuse_meta(involved)
         pending.refuse_unset(self.untouched, self.model)
         tasks, last_that_can_fail = self._in_safe_order()
         with Undo([task.source.argument for task in tasks] + [self.source.argument]) as undo:
-            for i, task in enumerate(tasks if progress is None else progress(tasks)):
+            for i, task in enumerate(progress_bar(tasks) if progress else tasks):
                 if i <= last_that_can_fail:
                     undo.remember(task.target, self.model)
                 task.carry_out(self.model)
@@ -175,15 +168,13 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
         target = by_name.get(step.name)
         if target is None:
             raise ValueError(f"The model has no parameter {step.name!r}, which the plan speaks of.")
-        found = tuple(target.tensor.shape), dtype_name(target.tensor)
-        if found != (step.shape, step.dtype):
-            raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {found[0]} {found[1]}.")
+        shape, dtype = tuple(target.tensor.shape), dtype_name(target.tensor)
+        if (shape, dtype) != (step.shape, step.dtype):
+            raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {shape} {dtype}.")
         names = {claim.name for claim in target.claims}
         if names != {step.name, *step.tied}:
-            raise ValueError(
-                f"{step.name} was planned as one tensor with {_listed(step.tied)} and is one with "
-                f"{_listed(sorted(names - {step.name}))}."
-            )
+            tied = [", ".join(each) or "none other" for each in (step.tied, sorted(names - {step.name}))]
+            raise ValueError(f"{step.name} was planned as one tensor with {tied[0]} and is one with {tied[1]}.")
         if step.initializer is None:
             continue
         with checks.context(f"{step.name} (rule {step.rule})"):
@@ -193,22 +184,25 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
                 _, task.law = rehearse(step.initializer, task.variable, target)
             _refuse_source(task)
         yield task
-    left = [name for name, target in by_name.items() if name not in plan and target.kind == "parameter"]
-    if left:
+    if left := [name for name, target in by_name.items() if name not in plan and target.kind == "parameter"]:
         raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
 
 
 def _refuse_source(task: Task) -> None:
     """Raise if the source of a task cannot do what is asked of it; a Key can all."""
+    recipe, tensor = task.recipe, task.target.tensor
     source = task.step.seeds[0] if task.step.seeds else task.source
     if isinstance(source, TorchSource):
-        as_source(source.generator, task.target.tensor.device)
+        as_source(source.generator, tensor.device)
     elif isinstance(source, Key):
         return
-    elif task.recipe.ours:
-        refuse_source(task.recipe, task.variable, task.target.tensor, task.law, source)
-    elif task.recipe.accepts("generator"):
-        raise ValueError(f"{task.recipe} is none of Keras' initializers and cannot draw from {source}.")
+    elif recipe.ours and task.law is not None and task.law.drawn:
+        source.refuse(task.law, tensor.dtype)
+    elif recipe.accepts("generator"):
+        if not recipe.ours:
+            raise ValueError(f"{recipe} is none of Keras' initializers and cannot draw from {source}.")
+        view, layout = first_view(recipe, task.variable, tensor)
+        recipe(view, layout=layout, generator=source)
 
 
 def _refuse_unkeyed(tasks: list[Task]) -> None:
@@ -225,19 +219,16 @@ def _refuse_unkeyed(tasks: list[Task]) -> None:
             continue
         agreed = isinstance(task.source, Key) or (recipe.ours and not isinstance(task.source, TorchSource))
         if not agreed and (recipe.accepts("generator") or not recipe.ours):  # nobody knows what another's draws
-            raise ValueError(
-                f"{name} is {'a DTensor' if distributed else 'drawn in a process group'}: give `seed`, equal on "
-                "each process, so that all agree on its values."
-            )
+            what = "a DTensor" if distributed else "drawn in a process group"
+            raise ValueError(f"{name} is {what}: give `seed`, equal on each process, so that all agree on its values.")
 
 
 def source_of(generator: AnyGenerator, seed: int | None, prefix: str) -> Source:
     """The source that the arguments `generator`, `seed` and `prefix` of `apply` ask for."""
-    if seed is not None:
-        if generator is not None:
-            raise ValueError(f"`seed` and `generator` exclude each other, got {seed!r} and {generator!r}.")
-        generator = Key(seed)
-    source = as_source(generator, torch.device("meta"))  # devices are looked at tensor by tensor
+    if seed is not None and generator is not None:
+        raise ValueError(f"`seed` and `generator` exclude each other, got {seed!r} and {generator!r}.")
+    # Devices are looked at tensor by tensor.
+    source = as_source(generator if seed is None else Key(seed), torch.device("meta"))
     if not isinstance(prefix, str):
         raise TypeError(f"`prefix` must be a name such as 'encoder', got {prefix!r}.")
     if not prefix:
@@ -246,9 +237,5 @@ def source_of(generator: AnyGenerator, seed: int | None, prefix: str) -> Source:
         raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {prefix!r}.")
     if not isinstance(source, Key):
         raise ValueError(f"`prefix`={prefix!r} is for values that depend on names, so it needs `seed` or a Key.")
-    bare = without_wrappers(prefix)
+    bare = ".".join(part for part in prefix.split(".") if part not in WRAPPERS)
     return source.fold_in(bare) if bare else source
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none other"

@@ -12,7 +12,7 @@ from torch_kinit.model import pending
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task, source_of
 from torch_kinit.model.materialize import Device, allocate, target_device
-from torch_kinit.model.targets import holder_of, parametrized_value
+from torch_kinit.model.targets import chain_of, holder_of, parametrized_value
 from torch_kinit.streams.key import Key
 
 
@@ -56,12 +56,24 @@ def param_init_fn(
         >>> model[1].running_var
         tensor([1., 1., 1.])
     """
-    where = _accelerator_or_cpu() if device is None else target_device(device)
+    if device is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = found or "cpu"
+    where = target_device(device)
     made = plan(model, rules, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
     execution = Execution(made, model, source_of(Key(seed), None, prefix))  # by names as they are now
     pending.refuse_unset(execution.untouched, model)
-    _refuse_real(execution.tasks)
-    known, waiting = set(model.modules()), _by_holder(execution.tasks, model)
+    if real := [t.step.name for t in execution.tasks if t.target.kind == "parameter" and not t.target.tensor.is_meta]:
+        raise ValueError(
+            f"`model` has parameters that are not on the meta device: {', '.join(real)}. For those FSDP1 does not call "
+            "its `param_init_fn`; use kinit.apply(model, rules, seed=...) before it is wrapped."
+        )
+    known = set(model.modules())
+    waiting: dict[nn.Module, list[tuple[str, Task]]] = {}
+    for task in execution.tasks:
+        for claim in task.target.claims:
+            holder, attribute = holder_of(model, claim.name)
+            waiting.setdefault(holder, []).append((attribute, task))
     done: set[int] = set()  # tied tensors have several holders
 
     def initialize(module: nn.Module) -> None:
@@ -75,7 +87,7 @@ def param_init_fn(
             if id(task) not in done:
                 done.add(id(task))
                 _carry_out(task, module, attribute, where, model)
-        inside = [target for target in execution.set_inside if target.claims[0].modules[0][1] is module]
+        inside = [target for target in execution.set_inside if target.claims[0].modules[0].module is module]
         pending.refuse_unset(inside, model)
 
     return initialize
@@ -85,7 +97,7 @@ def _carry_out(task: Task, holder: nn.Module, attribute: str, device: torch.devi
     """Set a task's target, which `holder` has under the name of `attribute`; then let go of it: FSDP1 replaces it."""
     target = task.target
     if target.parametrized:
-        chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
+        chain = chain_of(holder, attribute)
         allocate(list(chain.modules()), device)
         target.tensor = parametrized_value(chain)
     else:
@@ -93,28 +105,3 @@ def _carry_out(task: Task, holder: nn.Module, attribute: str, device: torch.devi
     task.carry_out(model)
     pending.forget(target, model)
     target.tensor = torch.empty(0)
-
-
-def _by_holder(tasks: list[Task], model: nn.Module) -> dict[nn.Module, list[tuple[str, Task]]]:
-    """The tasks of each module, with the names under which it holds their tensors; a tied one's is that of several."""
-    found: dict[nn.Module, list[tuple[str, Task]]] = {}
-    for task in tasks:
-        for claim in task.target.claims:
-            holder, attribute = holder_of(model, claim.name)
-            found.setdefault(holder, []).append((attribute, task))
-    return found
-
-
-def _refuse_real(tasks: list[Task]) -> None:
-    """Raise if a parameter has storage: FSDP1 asks for the values of what is on the meta device only."""
-    real = [t.step.name for t in tasks if t.target.kind == "parameter" and not t.target.tensor.is_meta]
-    if real:
-        raise ValueError(
-            f"`model` has parameters that are not on the meta device: {', '.join(real)}. For those FSDP1 does not call "
-            "its `param_init_fn`; use kinit.apply(model, rules, seed=...) before it is wrapped."
-        )
-
-
-def _accelerator_or_cpu() -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")

@@ -6,53 +6,50 @@ import bisect
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from torch_kinit import checks
-from torch_kinit.model.rules import Rule, Said, UnusedRuleError, said_of, said_of_buffer
+from torch_kinit.initializers.plain import array_
+from torch_kinit.initializers.recipe import Recipe
+from torch_kinit.model.rules import Decision, Rule, Skip, UnusedRuleError, Value
 from torch_kinit.model.targets import Claim, canonical_paths
 
-_Hits = dict[int, bool]  # the places of claims, and whether the key matches the very name
 _MAGIC = re.compile(r"[*?[]")
 _LISTED, _HINTS = 30, 5  # problems named in an error, and looked into
+# Keras calls a depthwise layer's weight "kernel" too, and its argument "depthwise_initializer".
+_ALSO = {"depthwise_kernel": ("kernel",)}
 
 
-@dataclass
-class Answers:
-    """What each rule says of each claim, by places: of `claims`, and then of `buffers` of which no layout speaks."""
+class Said(NamedTuple):
+    """What a rule says of a tensor: a value, if it says anything, and in which of its roles."""
 
-    of_claims: list[list[tuple[Rule, Said]]]
-    of_buffers: list[list[tuple[Rule, Said]]]
+    value: Value | None
+    role: str | None = None
 
 
-def answers(rules: Sequence[Rule], claims: Sequence[Claim], buffers: Sequence[Claim], model: nn.Module) -> Answers:
-    """Ask all rules, in their order.
+def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) -> dict[int, Decision]:
+    """What the last rule that speaks of it says of each claim, by its place.
 
     A key matches names of the bare model, without wrappers; one that matches none of them, names with wrappers.
 
     Raises:
         UnusedRuleError: a rule, or one of its roles, says nothing of anything.
     """
-    found = Answers([[] for _ in claims], [[] for _ in buffers])
+    decisions: dict[int, Decision] = {}
     if not rules:
-        return found
-    bare = _Index(claims, full=False), _Index(buffers, full=False)
-    full = None
+        return decisions
+    bare, full = _Index(claims, full=False), None
     problems: list[str] = []
     for rule in rules:
-        said, said_of_buffers = _ask(rule, *bare, claims)
-        if not said and not said_of_buffers and not isinstance(rule.key, type):
-            full = full or (_Index(claims, full=True), _Index(buffers, full=True))
-            said, said_of_buffers = _ask(rule, *full, claims)
-        for i, words in said.items():
-            found.of_claims[i].append((rule, words))
-        for i, words in said_of_buffers.items():
-            found.of_buffers[i].append((rule, words))
-        if not said and not said_of_buffers:
-            hint = _hint(rule.key, [*claims, *buffers], model) if len(problems) < _HINTS else ""
+        said = _ask(rule, bare, claims)
+        if not said and not isinstance(rule.key, type):
+            full = full or _Index(claims, full=True)
+            said = _ask(rule, full, claims)
+        decisions |= {i: Decision(words.value, rule.label) for i, words in said.items() if words.value is not None}
+        if not said:
+            hint = _hint(rule.key, claims, model) if len(problems) < _HINTS else ""
             problems.append(f"{rule.label} matches nothing.{hint}")
             continue
         used = {words.role for words in said.values()}
@@ -67,18 +64,43 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], buffers: Sequence[Cl
         more = [f"  ... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         listed = [f"  {problem}" for problem in problems[:_LISTED]]
         raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed, *more]))
-    return found
+    return decisions
 
 
-def _ask(
-    rule: Rule, index: _Index, buffers: _Index, claims: Sequence[Claim]
-) -> tuple[dict[int, Said], dict[int, Said]]:
-    """What a rule says of claims, and of buffers of which no layout speaks."""
-    said = {i: words for i, by_name in index.find(rule.key).items() if (words := said_of(rule, claims[i], by_name))}
-    unused = not said
-    return said, {
-        i: words for i, by_name in buffers.find(rule.key).items() if (words := said_of_buffer(rule, by_name, unused))
-    }
+def _ask(rule: Rule, index: _Index, claims: Sequence[Claim]) -> dict[int, Said]:
+    """What a rule says of the claims that its key matches.
+
+    Of a buffer of no layout only `skip` speaks, and a rule that says nothing else: that a glob for biases also fits
+    the name of a mask, "attention.bias", does not mean the mask.
+    """
+    hits = index.find(rule.key)
+    found = ((i, _said_of(rule, claims[i], by_name)) for i, by_name in hits.items() if not claims[i].extra)
+    said = {i: words for i, words in found if words}
+    if rule.bare is not None:
+        whole = isinstance(rule.bare, Skip)
+        extra = [i for i, by_name in hits.items() if claims[i].extra and (whole or (by_name and not said))]
+        said |= dict.fromkeys(extra, Said(_as_named(rule.bare)))
+    return said
+
+
+def _said_of(rule: Rule, claim: Claim, by_name: bool) -> Said | None:
+    """What a rule whose key matches a claim by its name, or by one of its modules, says of it; None if no word."""
+    if rule.bare is None:
+        roles = [role for role in (claim.role, *_ALSO.get(claim.role or "", ())) if role in rule.roles]
+        return Said(rule.roles[roles[0]], roles[0]) if roles else Said(None)
+    if not isinstance(rule.bare, Skip):  # which leaves whole layers alone, statistics included
+        if not by_name and not claim.main:
+            return None
+        if claim.buffer and rule.key not in (claim.name, claim.canonical):
+            return None  # a glob means weights, not a norm's statistics
+    return Said(_as_named(rule.bare) if by_name else rule.bare)
+
+
+def _as_named(value: Value) -> Value:
+    """An array given to a parameter by its own name has torch's shape; given to a role, Keras'."""
+    if isinstance(value, Recipe) and value.function is array_:
+        return Recipe(value.function, {**value.arguments, "layout": "torch"})
+    return value
 
 
 class _Index:
@@ -89,8 +111,8 @@ class _Index:
         self._owners = [(owner, i) for i, claim in enumerate(claims) for owner in claim.modules]
         self._paths = _Texts((owner.path if full else owner.canonical, i) for owner, i in self._owners)
 
-    def find(self, key: Any) -> _Hits:
-        """The claims that a key matches, in their order."""
+    def find(self, key: Any) -> dict[int, bool]:
+        """The places of the claims that a key matches, in their order, and whether it matches the very name."""
         if isinstance(key, type):
             return {i: False for owner, i in self._owners if isinstance(owner.module, key)}
         hits = dict.fromkeys(self._paths.find(key), False) | dict.fromkeys(self._names.find(key), True)
@@ -108,8 +130,7 @@ class _Texts:
         self._mirrored = sorted(text[::-1] for text in self._places)
 
     def find(self, key: str | re.Pattern[str]) -> Iterator[int]:
-        for text in self._matching(key):
-            yield from self._places[text]
+        return (place for text in self._matching(key) for place in self._places[text])
 
     def _matching(self, key: str | re.Pattern[str]) -> Iterable[str]:
         if isinstance(key, re.Pattern):
@@ -136,28 +157,24 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
     """What the writer of a rule that matched nothing may have meant."""
     names = {claim.canonical: claim.name for claim in claims}
     if isinstance(key, type):
-        inside = [path for path, module in model.named_modules() if isinstance(module, key)]
-        if inside:
-            own = any(True for _ in model.get_submodule(inside[0]).parameters(recurse=False))
-            why = (
-                "has no layout; name its parameters, or use register_layout"
-                if own
-                else ("holds no parameters of its own; name its layers' classes")
-            )
+        if inside := [path for path, module in model.named_modules() if isinstance(module, key)]:
+            if list(model.get_submodule(inside[0]).parameters(recurse=False)):
+                why = "has no layout; name its parameters, or use register_layout"
+            else:
+                why = "holds no parameters of its own; name its layers' classes"
             return f" {inside[0] or 'The model'} is one, but {why}."
         return checks.near(key.__name__, {type(m).__name__ for m in model.modules()})
     if isinstance(key, re.Pattern):
         return _near(key.pattern, names) or " A regex must match the whole name."
     modules = dict(model.named_modules(remove_duplicate=False))
     if meant := [path for path, short in canonical_paths(modules.items()).items() if key in (path, short)]:
-        own = any(True for path in meant for _ in modules[path].parameters(recurse=False))
+        own = [p for path in meant for p in modules[path].parameters(recurse=False)]
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
     if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
         return " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key."
     paths = {**names, **{owner.canonical: owner.path for claim in claims for owner in claim.modules}}
-    inner = [path for path in paths if path.endswith(f".{key}")]
-    if key and inner:
+    if key and (inner := [path for path in paths if path.endswith(f".{key}")]):
         return f" Did you mean {min(inner, key=len)!r}?"
     return _near(key, paths)
 

@@ -58,7 +58,7 @@ def materialize(model: Model, device: Device) -> Model:
     """
     checks.module(model)
     where = target_device(device)
-    refuse_unready(model)
+    refuse_unready(list(model.named_modules(remove_duplicate=False)))
     allocate(list(model.modules()), where)
     return model
 
@@ -79,13 +79,11 @@ def target_device(device: Device) -> torch.device:
 def allocate(modules: list[nn.Module], device: torch.device) -> None:
     """Give storage to the meta tensors that these modules hold themselves, and note which buffers they were."""
     made: dict[int, tuple[Tensor, Tensor]] = {}  # by identity; the first of the two keeps it from being used anew
-    changed = False
     for module in modules:
         own = {**parameters_of(module), **buffers_of(module)}
         waiting = {name: t for name, t in own.items() if t is not None and (t.is_meta or id(t) in made)}
         if not waiting:
             continue
-        changed = True
         with torch_internals.flat_weights_renewed(module):
             for name, tensor in waiting.items():
                 if id(tensor) not in made:
@@ -93,8 +91,8 @@ def allocate(modules: list[nn.Module], device: torch.device) -> None:
                 setattr(module, name, made[id(tensor)][1])
                 if name in buffers_of(module):
                     pending.note(module, name)
-    if changed:
-        _tell_fsdp2(modules)
+    for module in filter(is_fsdp2, modules if made else ()):
+        torch_internals.tell_fsdp2(module)
 
 
 def _with_storage(tensor: Tensor, device: torch.device) -> Tensor:
@@ -108,15 +106,6 @@ def _with_storage(tensor: Tensor, device: torch.device) -> Tensor:
             new.requires_grad_(tensor.requires_grad)
         if type(new) is not type(tensor):  # a subclass of Parameter
             new.__class__ = type(tensor)
-        vars(new).update({name: value for name, value in vars(tensor).items() if name not in vars(new)})
+        vars(new).update(vars(tensor) | vars(new))
         tensor.grad = None
         return tensor if torch_internals.swap(tensor, new) else new
-
-
-def _tell_fsdp2(modules: list[nn.Module]) -> None:
-    """Let FSDP2 look again at the tensors it shards, which keep their attributes."""
-    for module in filter(is_fsdp2, modules):
-        kept = [(p, dict(vars(p))) for p in parameters_of(module).values() if p is not None]
-        torch_internals.tell_fsdp2(module)
-        for parameter, attributes in kept:
-            vars(parameter).update(attributes)

@@ -18,9 +18,8 @@ _NOTE = "_kinit_unset"
 
 def poison(tensor: Tensor) -> None:
     """Fill what this process holds of `tensor` with NaN; with zero, where the dtype has none."""
-    exact = not (tensor.is_floating_point() or tensor.is_complex())
     with torch.no_grad():
-        local_of(tensor).fill_(0 if exact else float("nan"))
+        local_of(tensor).fill_(float("nan") if _has_nan(tensor) else 0)
 
 
 def is_poisoned(tensor: Tensor) -> bool:
@@ -34,8 +33,11 @@ def is_poisoned(tensor: Tensor) -> bool:
 def _all_poison(tensor: Tensor) -> bool:
     if tensor.is_floating_point() and tensor.itemsize == 1:  # torch has no isnan of float8
         tensor = tensor.float()
-    exact = not (tensor.is_floating_point() or tensor.is_complex())
-    return bool((tensor == 0 if exact else tensor.isnan()).all())
+    return bool((tensor.isnan() if _has_nan(tensor) else tensor == 0).all())
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def note(module: nn.Module, name: str) -> None:
@@ -55,10 +57,8 @@ def forget(target: Target, model: nn.Module) -> None:
 
 def awaits(target: Target, model: nn.Module) -> bool:
     """Whether a target is on meta, or a buffer that `materialize` made and that still is as it was made."""
-    if target.tensor.is_meta:
-        return True
-    if target.kind != "buffer":
-        return False
+    if target.tensor.is_meta or target.kind != "buffer":
+        return target.tensor.is_meta
     for claim in target.claims:
         module, name = holder_of(model, claim.name)
         held = buffers_of(module).get(name)  # the target's, or what has been put in its place since
@@ -69,17 +69,9 @@ def awaits(target: Target, model: nn.Module) -> bool:
 
 def refuse_meta(targets: Iterable[Target]) -> None:
     """Raise, listing them, if any of the targets is on the meta device."""
-    names = [f"  {t.name} {tuple(t.tensor.shape)}" for t in targets if t.tensor.is_meta]
-    if names:
-        raise ValueError(
-            "\n".join(
-                [
-                    "On the meta device, where nothing can be set:",
-                    *names,
-                    "Run kinit.materialize(model, device) before; `plan` looks at meta tensors as well.",
-                ]
-            )
-        )
+    if names := [f"  {t.name} {tuple(t.tensor.shape)}" for t in targets if t.tensor.is_meta]:
+        advice = "Run kinit.materialize(model, device) before; `plan` looks at meta tensors as well."
+        raise ValueError("\n".join(["On the meta device, where nothing can be set:", *names, advice]))
 
 
 def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
@@ -88,14 +80,11 @@ def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
     if not found:
         return
     path, _, name = found[0].name.rpartition(".")
-    example = f"*.{name}" if path else name
-    raise ValueError(
-        "\n".join(
-            [
-                "Buffers that neither their module nor a rule has set since the model was on the meta device:",
-                *(f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}" for t in found),
-                f"Set each before, or add a rule that names it and no parameter, such as {{{example!r}: values}}, with "
-                f"a number, an array or a function that fills it; or {{{example!r}: kinit.skip}}.",
-            ]
-        )
-    )
+    example = repr(f"*.{name}" if path else name)
+    lines = [
+        "Buffers that neither their module nor a rule has set since the model was on the meta device:",
+        *(f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}" for t in found),
+        f"Set each before, or add a rule that names it and no parameter, such as {{{example}: values}}, with "
+        f"a number, an array or a function that fills it; or {{{example}: kinit.skip}}.",
+    ]
+    raise ValueError("\n".join(lines))

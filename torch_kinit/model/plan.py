@@ -17,7 +17,7 @@ from torch_kinit.model.steps import Step
 from torch_kinit.streams.generator import AnyGenerator
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Plan:
     """The steps that initialize a model, as data: iterate, index by parameter name, compare, print, save as JSON.
 
@@ -38,7 +38,7 @@ class Plan:
     steps: tuple[Step, ...]
     convention: str = "keras-3.15"
     depthwise: bool = True
-    model: nn.Module | None = field(default=None, repr=False)
+    model: nn.Module | None = field(default=None, compare=False)
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
@@ -68,14 +68,6 @@ class Plan:
     def _by_name(self) -> dict[str, Step]:
         return {name: step for step in self.steps for name in (step.name, *step.tied)}
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Plan):
-            return NotImplemented
-        return (self.steps, self.convention, self.depthwise) == (other.steps, other.convention, other.depthwise)
-
-    def __hash__(self) -> int:
-        return hash((self.steps, self.convention, self.depthwise))
-
     def __repr__(self) -> str:
         return f"<Plan of {len(self)} steps>"
 
@@ -103,10 +95,9 @@ class Plan:
         """
         try:
             options = Options(data["convention"], data["depthwise"])
-            steps = tuple(Step.from_dict(row) for row in data["steps"])
+            return cls(tuple(map(Step.from_dict, data["steps"])), options.convention, options.depthwise)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"This is not a plan that `to_dict` wrote: {error!r}.") from None
-        return cls(steps, options.convention, options.depthwise)
 
     def apply(
         self,
@@ -143,5 +134,5 @@ class Plan:
         if model is None:
             raise ValueError("This plan was read from data and has no model: pass one to `apply`.")
         checks.module(model)
-        Execution(self, model, source_of(generator, seed, prefix)).run(report.progress_bar if progress else None)
+        Execution(self, model, source_of(generator, seed, prefix)).run(progress)
         return self

@@ -15,23 +15,20 @@ from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model.targets import Target
 from torch_kinit.streams.laws import Constant, Law
-from torch_kinit.streams.source import Source
 
 Found = tuple[tuple[int, int] | None, Law | None]  # the fans that an initializer uses, and the law of its values
 Rehearsals = dict[Any, Found]
-_NOTHING: Found = (None, None)
 
 
-def wants_parameter(value: Recipe, variable: Variable | None) -> bool:
-    """Whether an initializer gets the torch parameter itself instead of Keras' views of it."""
-    return variable is None or not value.ours or "layout" in value.arguments
+def wants_parameter(value: Recipe) -> bool:
+    """Whether an initializer gets the torch parameter itself even where there are Keras' views of it."""
+    return not value.ours or "layout" in value.arguments
 
 
 def rehearse_once(value: Recipe, variable: Variable | None, target: Target, known: Rehearsals) -> Found:
     """What `rehearse` finds, kept for tensors that are alike."""
-    tensor = target.tensor
-    kind = type(tensor), tensor.dtype, tensor.device, tensor.is_inference()
-    alike = (value, variable, tensor.shape, tensor.stride(), target.kind, *kind)
+    t = target.tensor
+    alike = value, variable, t.shape, t.stride(), target.kind, type(t), t.dtype, t.device, t.is_inference()
     if alike not in known:
         known[alike] = rehearse(value, variable, target)
     return known[alike]
@@ -44,9 +41,9 @@ def rehearse(value: Recipe, variable: Variable | None, target: Target) -> Found:
         return _rehearse_exact(value, variable, tensor)
     checks.tensor(tensor, "parameter")
     if not value.ours:
-        return _NOTHING
+        return None, None
     with torch.inference_mode(False):  # in which views would not know what they are views of
-        view, layout = _first_view(value, variable, tensor)
+        view, layout = first_view(value, variable, tensor)
         given = variable.fans if variable is not None and layout == "keras" else None
         law = value.law_for(view, layout, given)
         if not value.accepts("fans"):
@@ -55,24 +52,14 @@ def rehearse(value: Recipe, variable: Variable | None, target: Target) -> Found:
         return resolve_fans(used, shape) if used is not None else given or fans_of(shape, "keras"), law
 
 
-def refuse_source(value: Recipe, variable: Variable | None, tensor: Tensor, law: Law | None, source: Source) -> None:
-    """Raise if a source cannot draw what an initializer asks it for."""
-    if law is not None and law.drawn:
-        source.refuse(law, tensor.dtype)
-    elif value.ours and value.accepts("generator"):
-        view, layout = _first_view(value, variable, tensor)
-        value(view, layout=layout, generator=source)
-
-
-def _first_view(value: Recipe, variable: Variable | None, tensor: Tensor) -> tuple[Tensor, str]:
+def first_view(value: Recipe, variable: Variable | None, tensor: Tensor) -> tuple[Tensor, str]:
     """The first tensor that an initializer gets to fill, on the meta device, and its layout."""
     copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if variable is None or wants_parameter(value, variable):
+    if variable is None or wants_parameter(value):
         return copy, value.arguments.get("layout", "torch")
     views = variable.views(copy)
-    if any(not torch_internals.is_base_of(copy, view) for view in views) or (
-        sum(view.numel() for view in views) != copy.numel()
-    ):
+    of_copy = all(torch_internals.is_base_of(copy, view) for view in views)
+    if not of_copy or sum(view.numel() for view in views) != copy.numel():
         raise ValueError("its layout must give views that hold each element of the tensor once")
     return views[0], "keras"
 
@@ -85,7 +72,7 @@ def _rehearse_exact(value: Recipe, variable: Variable | None, tensor: Tensor) ->
         raise ValueError(f"a counter of dtype {tensor.dtype} can only be 'zeros' or kinit.skip, not {value}.")
     if value.ours:
         exact_values(value, tensor)
-    return _NOTHING
+    return None, None
 
 
 def exact_values(value: Recipe, tensor: Tensor) -> Tensor:
@@ -95,8 +82,7 @@ def exact_values(value: Recipe, tensor: Tensor) -> Tensor:
     given = checks.array(value.arguments.get("value", float(value.function is ones_)))
     if given.shape not in (tensor.shape, ()):
         raise ValueError(f"the array has shape {tuple(given.shape)}, the buffer's is {tuple(tensor.shape)}.")
-    if given.is_complex() > tensor.is_complex() or (
-        not tensor.is_complex() and not torch.equal(given.to(tensor.dtype).to(given.dtype), given)
-    ):
+    dtype = tensor.dtype
+    if not (dtype.is_complex or (not given.is_complex() and torch.equal(given.to(dtype).to(given.dtype), given))):
         raise ValueError(f"a buffer of dtype {tensor.dtype} cannot hold {value} exactly.")
     return given.to(tensor.dtype).expand(tensor.shape)

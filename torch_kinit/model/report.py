@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -16,19 +16,14 @@ Table = tuple[list[str], list[list[str]]]
 
 def plan_table(steps: Sequence[Step]) -> Table:
     """A row a step: name, layer, role, initializer, fans, std, rule, and its seeds if any step has some."""
-    rows = [
-        [
-            " = ".join((step.name, *step.tied)),
-            step.layer,
-            step.role or "-",
-            "(left alone)" if step.initializer is None else str(step.initializer),
-            _fans(step),
-            "-" if step.std is None else f"{step.std:.4g}",
-            step.rule,
-        ]
-        for step in steps
-    ]
     header = ["name", "layer", "role", "initializer", "fans", "std", "rule"]
+    rows = []
+    for step in steps:
+        packed = f"{step.blocks} x " if step.blocks > 1 else ""
+        fans = "-" if step.fans is None else f"{packed}({step.fans[0]}, {step.fans[1]})"
+        std = "-" if step.std is None else f"{step.std:.4g}"
+        name = " = ".join((step.name, *step.tied))
+        rows.append([name, step.layer, step.role or "-", _initializer(step), fans, std, step.rule])
     if any(step.seeds for step in steps):
         header.append("Keras seed")
         for row, step in zip(rows, steps, strict=True):
@@ -36,17 +31,20 @@ def plan_table(steps: Sequence[Step]) -> Table:
     return header, rows
 
 
-def _fans(step: Step) -> str:
-    if step.fans is None:
-        return "-"
-    packed = f"{step.blocks} x " if step.blocks > 1 else ""
-    return f"{packed}({step.fans[0]}, {step.fans[1]})"
+def _initializer(step: Step) -> str:
+    return "(left alone)" if step.initializer is None else str(step.initializer)
 
 
 def values_table(values: Iterable[tuple[Step, Tensor]]) -> Table:
     """A row a tensor: its mean, std, least and greatest, each beside what the law says."""
-    header = ["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"]
-    return header, [_values_row(step, *observe(tensor)) for step, tensor in values]
+    rows = []
+    for step, tensor in values:
+        mean, std, low, high = observe(tensor)
+        by_law = "-" if step.law is None else f"{step.law.std:.4g}"
+        bounds = "-" if step.law is None else "[{:.4g}, {:.4g}]".format(*step.law.bounds)
+        seen = [f"{mean:+.2e}", f"{std:.4g}", by_law, f"{low:.4g}", f"{high:.4g}", bounds]
+        rows.append([step.name, _initializer(step), *seen])
+    return ["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"], rows
 
 
 def observe(tensor: Tensor) -> tuple[float, float, float, float]:
@@ -57,15 +55,6 @@ def observe(tensor: Tensor) -> tuple[float, float, float, float]:
     values = values if values.is_floating_point() else values.double()
     low, high = values.aminmax()
     return float(values.mean()), float(values.std(correction=0)), float(low), float(high)
-
-
-def _values_row(step: Step, mean: float, std: float, low: float, high: float) -> list[str]:
-    by_law = ("-", "-")
-    if step.law is not None:
-        least, greatest = step.law.bounds
-        by_law = (f"{step.law.std:.4g}", f"[{least:.4g}, {greatest:.4g}]")
-    name = "(left alone)" if step.initializer is None else str(step.initializer)
-    return [step.name, name, f"{mean:+.2e}", f"{std:.4g}", by_law[0], f"{low:.4g}", f"{high:.4g}", by_law[1]]
 
 
 def as_text(header: list[str], rows: list[list[str]], width: int | None = None) -> str:
@@ -106,5 +95,5 @@ def progress_bar(items: Sequence[T]) -> Iterable[T]:
         from tqdm.auto import tqdm
     except ImportError:
         return items
-    bar: Any = tqdm(items, desc="initializing", unit="tensor")
-    return bar  # type: ignore[no-any-return]
+    bar: Iterable[T] = tqdm(items, desc="initializing", unit="tensor")
+    return bar

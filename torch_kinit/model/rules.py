@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ KERAS_DEFAULTS: Mapping[str, str] = MappingProxyType(
         "num_batches_tracked": "zeros",
     }
 )
+_KERAS_DEFAULT = "Keras default"
 
 
 class UnusedRuleError(ValueError):
@@ -97,8 +98,28 @@ skip = Skip()
 Value = Recipe | Skip
 
 
-@dataclass(frozen=True)
-class Rule:
+class Decision(NamedTuple):
+    """What is to be done with a tensor, and which rule says so; None for one of which nothing is said."""
+
+    value: Value | None
+    rule: str
+
+    @property
+    def explicit(self) -> bool:
+        return self.value is not None and self.rule != _KERAS_DEFAULT
+
+
+UNDECIDED = Decision(None, "")
+
+
+@functools.lru_cache(256)
+def keras_default(role: str | None, own: str | None) -> Decision:
+    """What Keras decides for a variable of a role, whose layer may have a default of its own."""
+    name = own or KERAS_DEFAULTS.get(role or "")
+    return Decision(recipe(name), _KERAS_DEFAULT) if name else UNDECIDED
+
+
+class Rule(NamedTuple):
     """One entry of a rule dict."""
 
     key: Any
@@ -109,11 +130,9 @@ class Rule:
 
 def parse_rules(rules: Mapping[Any, Any] | None) -> list[Rule]:
     """Read a rule dict, refusing keys and values that mean nothing."""
-    if rules is None:
-        return []
-    if not isinstance(rules, Mapping):
+    if not isinstance(rules, Mapping | None):
         raise TypeError(f"`rules` must be a dict of rules, got {rules!r} of type {type(rules).__name__}.")
-    return [_parse_rule(key, value) for key, value in rules.items()]
+    return [_parse_rule(key, value) for key, value in (rules or {}).items()]
 
 
 def _parse_rule(key: Any, value: Any) -> Rule:
@@ -124,35 +143,27 @@ def _parse_rule(key: Any, value: Any) -> Rule:
     elif isinstance(key, re.Pattern) and isinstance(key.pattern, str):
         label = f"re {key.pattern!r}"
     else:
-        raise TypeError(
-            f"A rule's key must be a module class, a glob over names or a compiled regex, got {key!r} "
-            f"of type {type(key).__name__}."
-        )
-    if isinstance(value, Mapping) and "class_name" not in value:
-        if not value:
-            raise ValueError(f"Rule {label} is an empty dict; to leave parameters alone write kinit.skip.")
-        return Rule(
-            key, label, None, {_role(label, role): _value(f"{label}[{role!r}]", v) for role, v in value.items()}
-        )
-    return Rule(key, label, _value(label, value), {})
+        wanted = "a module class, a glob over names or a compiled regex"
+        raise TypeError(f"A rule's key must be {wanted}, got {key!r} of type {type(key).__name__}.")
+    if not isinstance(value, Mapping) or "class_name" in value:
+        return Rule(key, label, _value(label, value), {})
+    if not value:
+        raise ValueError(f"Rule {label} is an empty dict; to leave parameters alone write kinit.skip.")
+    return Rule(key, label, None, {_role(label, role): _value(f"{label}[{role!r}]", v) for role, v in value.items()})
 
 
 def _role(label: str, role: Any) -> str:
     """The name of a role; Keras' argument names, such as kernel_initializer, are taken too."""
     if not isinstance(role, str):
         raise TypeError(f"In rule {label} a role must be a string such as 'kernel', got {role!r}.")
-    if not role.endswith("_initializer"):
-        return role
     name = role.removesuffix("_initializer")
-    return f"{name}_kernel" if name in ("recurrent", "depthwise") else name
+    return f"{name}_kernel" if role in ("recurrent_initializer", "depthwise_initializer") else name
 
 
 def _value(label: str, value: Any) -> Value:
     if isinstance(value, Skip) or (isinstance(value, str) and value == "skip"):
         return skip
-    if value is None:
-        raise ValueError(
-            f"Rule {label}: None is no initializer; write 'glorot_uniform' (what Keras takes it for) or kinit.skip."
-        )
     with checks.context(f"Rule {label}"):
+        if value is None:
+            raise ValueError("None is no initializer; write 'glorot_uniform' (what Keras takes it for) or kinit.skip.")
         return recipe(value)

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torch_kinit import checks, torch_internals
-from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.model.matching import answers
+from torch_kinit.model.pending import awaits
 from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
-from torch_kinit.model.rules import (
-    KERAS_DEFAULTS,
-    Rule,
-    Skip,
-    TiedParameterError,
-    UncoveredParameterError,
-    Value,
-    skip,
-)
-from torch_kinit.model.targets import Claim, Target, dtype_name, refuse_unsettable
+from torch_kinit.model.rules import Decision, Rule, TiedParameterError, UncoveredParameterError, keras_default, skip
+from torch_kinit.model.targets import Claim, Target, dtype_name, extra_states, refuse_unsettable, stored_names
 from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.laws import Law, law_from_dict
 
-_DEFAULT = "Keras default"
+Only = Iterable[str] | Callable[[str], bool] | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class Step:
         with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
         return {
-            **{name: _listed(getattr(self, name)) for name in self.__dataclass_fields__},
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()},
             "initializer": initializer,
             "law": self.law and self.law.to_dict(),
             "seeds": [[seed.seed, seed.backend] for seed in self.seeds],
@@ -89,18 +81,15 @@ class Step:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Step:
         """The step that `to_dict` wrote, in 0.2 too, which had moments for the law."""
-        plain: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "moments"
-        }
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "moments"}
         initializer = data["initializer"] and Recipe.from_dict(data["initializer"])
         law = data.get("law") and law_from_dict(data["law"])
         seeds = tuple(KerasSeed(seed, backend) for seed, backend in data.get("seeds", ()))
         return cls(**plain | {"initializer": initializer, "law": law, "seeds": seeds})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         function = self.initializer and functools.partial(self.initializer.function, **self.initializer.arguments)
-        return Step._restored, ({**values, "initializer": function, "law": self.law and self.law.to_dict()},)
+        return Step._restored, ({**vars(self), "initializer": function, "law": self.law and self.law.to_dict()},)
 
     @classmethod
     def _restored(cls, values: dict[str, Any]) -> Step:
@@ -108,102 +97,86 @@ class Step:
         return cls(**{**values, "initializer": initializer, "law": values["law"] and law_from_dict(values["law"])})
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What is to be done with a claim, and which rule says so; None for a claim of which nothing is said."""
-
-    value: Value | None
-    rule: str
-
-    @property
-    def explicit(self) -> bool:
-        return self.value is not None and self.rule != _DEFAULT
-
-
-def decide(
-    rules: Sequence[Rule], found: Sequence[Target], buffers: Sequence[Target], model: nn.Module
-) -> list[tuple[Target, list[Decision]]]:
-    """For each claim to a target Keras' default, or what the last rule that speaks of it says.
+def decide(rules: Sequence[Rule], found: Sequence[Target], model: nn.Module) -> None:
+    """Give each claim Keras' default, or what the last rule that speaks of it says.
 
     Raises:
         UnusedRuleError: a rule that says nothing.
     """
     claims = [claim for target in found for claim in target.claims]
-    of_buffers = [claim for target in buffers for claim in target.claims]
-    said = answers(rules, claims, of_buffers, model)
-    made = [_keras_default(claim) for claim in claims] + [Decision(None, "")] * len(of_buffers)
-    for i, each in enumerate((*said.of_claims, *said.of_buffers)):
-        for rule, words in each:
-            if words.value is not None:
-                made[i] = Decision(words.value, rule.label)
-    remaining = iter(made)
-    return [(target, [next(remaining) for _ in target.claims]) for target in (*found, *buffers)]
+    said = answers(rules, claims, model)
+    for i, claim in enumerate(claims):
+        claim.decision = said.get(i) or keras_default(claim.role, claim.variable and claim.variable.default)
 
 
-def is_spoken_of(target: Target, made: list[Decision]) -> bool:
-    """Whether a plan has a step for a target."""
-    return not target.optional or any(decision.value is not None for decision in made)
+def restrict(found: list[Target], only: Any, model: nn.Module) -> None:
+    """Leave alone each tensor that has a name outside `only`, which is a list of names or a function of a name."""
+    if callable(only) and not isinstance(only, (type, nn.Module)):
+        chosen = [[bool(only(claim.canonical)) for claim in target.claims] for target in found]
+        if not any(map(any, chosen)):
+            chosen = [[bool(only(claim.name)) for claim in target.claims] for target in found]
+    else:
+        chosen = _chosen_from(_names(only), found, model)
+    for target, each in zip(found, chosen, strict=True):
+        if not all(each) and (target.has_step() or awaits(target, model)):
+            lacking = [claim.canonical for claim, has in zip(target.claims, each, strict=True) if not has]
+            rule = f"left alone (only= lacks {', '.join(lacking)})" if any(each) else "left alone (only=)"
+            for claim in target.claims:
+                claim.decision = Decision(skip, rule)
 
 
-def left_alone(target: Target, chosen: Iterable[bool]) -> Decision:
-    """The decision for a tensor whose names `only` has not, or not all."""
-    lacking = [claim.canonical for claim, has in zip(target.claims, chosen, strict=True) if not has]
-    some = len(lacking) < len(target.claims)
-    return Decision(skip, f"left alone (only= lacks {', '.join(lacking)})" if some else "left alone (only=)")
+def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list[list[bool]]:
+    """For each target, which of its claims have one of the names."""
+    known = [[stored_names(claim, target, model) for claim in target.claims] for target in found]
+    every = {name for stored in known for each in stored for name in each}
+    if unknown := sorted(names - every - extra_states(model)):
+        hint = checks.near(unknown[0], every)
+        listed = ", ".join(map(repr, unknown))
+        raise ValueError(f"`only` has {listed}, which no parameter or buffer of the model is called.{hint}")
+    return [[not names.isdisjoint(each) for each in stored] for stored in known]
 
 
-def _keras_default(claim: Claim) -> Decision:
-    if claim.variable is None:
-        return Decision(None, "")
-    name = claim.variable.default or KERAS_DEFAULTS.get(claim.variable.role)
-    return _default_named(name) if name else Decision(None, "")
+def _names(only: Any) -> set[str]:
+    if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
+        kind = type(only).__name__
+        raise TypeError(f"`only` must be a list of names or a function of a name, got {only!r} of type {kind}.")
+    names = list(only)
+    if strangers := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")
+    return set(names)
 
 
-@functools.lru_cache(256)
-def _default_named(name: str) -> Decision:
-    return Decision(recipe(name), _DEFAULT)
-
-
-def refuse_uncovered(decided: list[tuple[Target, list[Decision]]]) -> None:
+def refuse_uncovered(found: list[Target]) -> None:
     """Raise UncoveredParameterError, listing every parameter of which nothing is said."""
-    bare = [target for target, made in decided if all(decision.value is None for decision in made)]
+    bare = [target for target in found if all(claim.decision.value is None for claim in target.claims)]
     if not bare:
         return
     lines = [f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}{_old_norm_hint(t)}" for t in bare]
     example = repr(bare[0].name)
-    raise UncoveredParameterError(
-        "\n".join(
-            [
-                "Neither Keras nor a rule says how to initialize:",
-                *lines,
-                f"Add a rule for each, such as {{{example}: 'zeros'}} or {{{example}: kinit.skip}}; register_layout "
-                "teaches a whole class; on_uncovered='keep' leaves them all as they are.",
-            ]
-        )
+    advice = (
+        f"Add a rule for each, such as {{{example}: 'zeros'}} or {{{example}: kinit.skip}}; register_layout "
+        "teaches a whole class; on_uncovered='keep' leaves them all as they are."
     )
+    raise UncoveredParameterError("\n".join(["Neither Keras nor a rule says how to initialize:", *lines, advice]))
 
 
 def _old_norm_hint(target: Target) -> str:
-    if target.name.endswith(("_g", "_v", "_orig")) and (
-        torch_internals.forward_pre_hooks(target.claims[0].modules[0].module)
-    ):
-        return (
-            " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
-        )
-    return ""
+    old = target.name.endswith(("_g", "_v", "_orig"))
+    if not old or not torch_internals.forward_pre_hooks(target.claims[0].modules[0].module):
+        return ""
+    return " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
 
 
-def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehearsals: Rehearsals) -> Step:
+def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
     """The step for a target, once the claims to it agree. `rehearsals` keeps what was found out of alike tensors."""
-    index, decision = _agreed(target, decisions)
-    if index:  # the first owner has said skip, or has nothing to say
-        target.claims.insert(0, target.claims.pop(index))
-    claim, tensor = target.claims[0], target.tensor
-    value = None if isinstance(decision.value, Skip) else decision.value
+    claim, tensor = _deciding(target.claims), target.tensor
+    target.claims.sort(key=lambda other: other is not claim)  # the first may have said skip, or have nothing to say
+    decision, variable = claim.decision, claim.variable
+    value = decision.value if isinstance(decision.value, Recipe) else None
     fans, law = None, None
     if value is not None:
         with checks.context(f"{claim.name} (rule {decision.rule})"):
-            fans, law = rehearse_once(value, claim.variable, target, rehearsals)
+            fans, law = rehearse_once(value, variable, target, rehearsals)
             refuse_unsettable(target, model)
     return Step(
         name=claim.name,
@@ -213,7 +186,7 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
         dtype=dtype_name(tensor),
         initializer=value,
         fans=fans,
-        blocks=claim.variable.blocks if claim.variable and value and not wants_parameter(value, claim.variable) else 1,
+        blocks=variable.blocks if variable and value and not wants_parameter(value) else 1,
         law=law,
         rule=decision.rule or "left alone (uncovered)",
         tied=tuple(other.name for other in target.claims[1:]),
@@ -221,56 +194,38 @@ def make_step(target: Target, decisions: list[Decision], model: nn.Module, rehea
     )
 
 
-def _agreed(target: Target, decisions: list[Decision]) -> tuple[int, Decision]:
-    """What the owners agree on, and whose it is; owners that skip yield, and rules that differ are an error."""
-    if len(decisions) == 1:
-        return 0, decisions[0]
-    decisions = [_decision_of_owner(target, decisions, i) for i in range(len(decisions))]
-    speaking = [i for i, d in enumerate(decisions) if d.value is not None]
-    active = [i for i in speaking if not isinstance(decisions[i].value, Skip)]
+def _deciding(claims: list[Claim]) -> Claim:
+    """The claim that all follow: those that skip yield to it, and rules that differ are an error.
+
+    It is an embedding's, or else one of which a rule speaks, or else the first in the alphabet, so that it does not
+    matter in which order they are registered; of those with equal laws the first one.
+    """
+    if len(claims) == 1:
+        return claims[0]
+    for claim in claims:  # what a rule says of an owner under one of its paths holds under the others
+        if not claim.decision.explicit:
+            owner = claim.modules[0].module
+            explicit = (c.decision for c in claims if c.decision.explicit and c.modules[0].module is owner)
+            claim.decision = next(explicit, claim.decision)
+    active = [claim for claim in claims if isinstance(claim.decision.value, Recipe)]
     if not active:
-        index = speaking[0] if speaking else 0
-        return index, decisions[index]
-    index = _deciding(target.claims, decisions, active)
-    first = decisions[index]
-    for claim, other in zip(target.claims, decisions, strict=True):
-        if other is not first and other.explicit and not isinstance(other.value, Skip) and other.value != first.value:
-            owner = target.claims[index].name
+        return next((claim for claim in claims if claim.decision.value is not None), claims[0])
+
+    def rank(claim: Claim) -> Any:
+        return claim.role != "embeddings", not claim.decision.explicit, claim.canonical
+
+    def law(claim: Claim) -> Any:
+        return claim.decision.value, claim.variable and dataclasses.replace(claim.variable, tensor="")
+
+    wanted = law(min(active, key=rank))
+    first = next(claim for claim in active if law(claim) == wanted)
+    value, rule = first.decision
+    for claim in active:
+        other = claim.decision
+        if other is not first.decision and other.explicit and other.value != value:
             raise TiedParameterError(
-                f"{owner} and {claim.name} are one tensor, but {owner} gets {first.value} ({first.rule}) and "
+                f"{first.name} and {claim.name} are one tensor, but {first.name} gets {value} ({rule}) and "
                 f"{claim.name} gets {other.value} ({other.rule}). Give both the same, or let one yield with "
                 f"{{{claim.name!r}: kinit.skip}} as the last rule."
             )
-    return index, first
-
-
-def _deciding(claims: list[Claim], decisions: list[Decision], active: list[int]) -> int:
-    """Whose law a tensor gets: an embedding's, or else that of an owner of whom a rule speaks, or else of the first in
-    the alphabet, so that it does not matter in which order they are registered; of equal laws the first one's.
-    """
-    if len(active) == 1:
-        return active[0]
-
-    def law(i: int) -> Any:
-        variable = claims[i].variable
-        return decisions[i].value, variable and dataclasses.replace(variable, tensor="")
-
-    def rank(i: int) -> Any:
-        return claims[i].role != "embeddings", not decisions[i].explicit, claims[i].canonical
-
-    chosen = law(min(active, key=rank))
-    return next(i for i in active if law(i) == chosen)
-
-
-def _decision_of_owner(target: Target, decisions: list[Decision], index: int) -> Decision:
-    """A claim's decision; where it is none of a rule's, that of the same owner under another of its paths."""
-    owner = target.claims[index].modules[0].module
-    if not decisions[index].explicit:
-        for claim, decision in zip(target.claims, decisions, strict=True):
-            if decision.explicit and claim.modules[0].module is owner:
-                return decision
-    return decisions[index]
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return first

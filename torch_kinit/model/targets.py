@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,10 @@ from torch.nn.utils import parametrize
 from torch_kinit import torch_internals
 from torch_kinit.layers.table import layout_of
 from torch_kinit.layers.variable import Options, Variable
-from torch_kinit.torch_internals import buffers_of, tensors_of
+from torch_kinit.model.rules import UNDECIDED, Decision
+from torch_kinit.torch_internals import buffers_of, parameters_of, tensors_of
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class Owner(NamedTuple):
@@ -30,15 +33,18 @@ class Claim:
     """One name under which a model holds a tensor.
 
     `canonical` is the name without those of wrappers. `modules` has the owner of its layout first, then the module
-    that holds it, where a layer has handed a child's tensor to its parent.
+    that holds it, where a layer has handed a child's tensor to its parent. `main` says whether it is its layer's main
+    weight, and `extra` whether it is a buffer of which no layout speaks.
     """
 
     name: str
     canonical: str
     variable: Variable | None
     modules: list[Owner]
-    main: bool
+    main: bool = False
     buffer: bool = False
+    extra: bool = False
+    decision: Decision = UNDECIDED
 
     @property
     def layer(self) -> str:
@@ -59,51 +65,20 @@ class Target:
     claims: list[Claim] = field(default_factory=list)
     kind: str = "parameter"
     parametrized: bool = False
-    optional: bool = False  # whether a plan may have no step for it
 
     @property
     def name(self) -> str:
         """The name under which its first owner holds it."""
         return self.claims[0].name
 
-    def claim(self, name: str) -> Claim:
-        """The claim under this name."""
-        return next(claim for claim in self.claims if claim.name == name)
+    def has_step(self) -> bool:
+        """Whether a plan speaks of it: of all but buffers of which neither a layout nor a rule does."""
+        return any(not claim.extra or claim.decision.value is not None for claim in self.claims)
 
 
-def targets(model: nn.Module, options: Options) -> list[Target]:
-    """All parameters of `model`, and the buffers Keras has a name for, in the order of its modules."""
-    modules = list(model.named_modules(remove_duplicate=False))
-    _refuse_unready(modules)
-    paths = canonical_paths(modules)
-    found: dict[int, Target] = {}
-    by_name: dict[str, Claim] = {}
-    for path, module in modules:
-        owner = Owner(path, module, paths[path])
-        variables = layout_of(module, options)
-        for variable in variables:
-            _claim(found, by_name, owner, variable, paths, main=variable.role == variables[0].role)
-        for name in getattr(module, "parametrizations", ()):  # of a parameter that no layout speaks of
-            if _join(path, name) not in by_name:
-                _claim(found, by_name, owner, Variable("", name), paths, main=False)
-                by_name[_join(path, name)].variable = None
-        own = list(module.named_parameters(recurse=False, remove_duplicate=False))
-        for name, parameter in own:
-            full = _join(path, name)
-            if full in by_name:
-                _add_owner(by_name[full], owner)
-            elif not (isinstance(module, parametrize.ParametrizationList) and name.startswith("original")):
-                alone = len(own) == 1  # no doubt which one is meant
-                by_name[full] = claim = Claim(full, _join(owner.canonical, name), None, [owner], main=alone)
-                found.setdefault(id(parameter), Target(parameter)).claims.append(claim)
-    for target in found.values():
-        if len(target.claims) > 1:  # as in Keras, where an embedding lends its table to the layer that reverses it
-            target.claims.sort(key=lambda claim: claim.role != "embeddings")
-    return list(found.values())
-
-
-def other_buffers(model: nn.Module, known: list[Target]) -> list[Target]:
-    """The buffers that are not among the `known` targets: of which no layout speaks, such as a rotary cache."""
+def everything(model: nn.Module, options: Options) -> list[Target]:
+    """The targets of a model, and then its buffers of which no layout speaks, such as a rotary cache."""
+    known = targets(model, options)
     taken, found = {id(target.tensor) for target in known}, dict[int, Target]()
     others = [(name, b) for name, b in model.named_buffers(remove_duplicate=False) if id(b) not in taken]
     modules = dict(model.named_modules(remove_duplicate=False)) if others else {}
@@ -111,59 +86,66 @@ def other_buffers(model: nn.Module, known: list[Target]) -> list[Target]:
     for name, buffer in others:
         path, _, last = name.rpartition(".")
         owner = Owner(path, modules[path], paths[path])
-        claim = Claim(name, _join(owner.canonical, last), None, [owner], main=False, buffer=True)
-        found.setdefault(id(buffer), Target(buffer, kind="buffer", optional=True)).claims.append(claim)
+        claim = Claim(name, _join(owner.canonical, last), None, [owner], buffer=True, extra=True)
+        found.setdefault(id(buffer), Target(buffer, kind="buffer")).claims.append(claim)
+    return [*known, *found.values()]
+
+
+def targets(model: nn.Module, options: Options) -> list[Target]:
+    """All parameters of `model`, and the buffers Keras has a name for, in the order of its modules."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    refuse_unready(modules)
+    paths = canonical_paths(modules)
+    found: dict[int, Target] = {}
+    by_name: dict[str, Claim] = {}
+    for path, module in modules:
+        owner = Owner(path, module, paths[path])
+        variables = layout_of(module, options)
+        own = [name for name, parameter in parameters_of(module).items() if parameter is not None]
+        alone = len(own) == 1  # no doubt which one is meant
+        if isinstance(module, parametrize.ParametrizationList):
+            own = [name for name in own if not name.startswith("original") or _join(path, name) in by_name]
+        parametrized = [name for name in getattr(module, "parametrizations", ()) if _join(path, name) not in by_name]
+        named: list[tuple[str, Variable | None, bool]] = [
+            *((variable.tensor, variable, variable.role == variables[0].role) for variable in variables),
+            *((name, None, False) for name in parametrized),
+            *((name, None, alone) for name in own),
+        ]
+        for name, variable, main in named:
+            full = _join(path, name)
+            if full in by_name:  # a parent has entered it
+                if all(known.module is not module for known in by_name[full].modules):
+                    by_name[full].modules.append(owner)
+                continue
+            key, target = _resolve(owner, name)
+            if target is not None:
+                holder, _, last = full.rpartition(".")
+                canonical = _join(paths[holder], last) if holder in paths else _join(owner.canonical, name)
+                by_name[full] = claim = Claim(full, canonical, variable, [owner], main, target.kind == "buffer")
+                found.setdefault(key, target).claims.append(claim)
+    for target in found.values():
+        if len(target.claims) > 1:  # as in Keras, where an embedding lends its table to the layer that reverses it
+            target.claims.sort(key=lambda claim: claim.role != "embeddings")
     return list(found.values())
 
 
-def _claim(
-    found: dict[int, Target],
-    by_name: dict[str, Claim],
-    owner: Owner,
-    variable: Variable,
-    paths: Mapping[str, str],
-    main: bool,
-) -> None:
-    """Enter one variable of a module's layout, unless the module goes without it or a parent has entered it."""
-    name = _join(owner.path, variable.tensor)
-    if name in by_name:
-        _add_owner(by_name[name], owner)
-        return
-    key, target = _resolve(owner.path, owner.module, variable)
-    if target is not None:
-        inside = "." in variable.tensor
-        canonical = _canonical(name, paths) if inside else _join(owner.canonical, variable.tensor)
-        by_name[name] = claim = Claim(name, canonical, variable, [owner], main, buffer=target.kind == "buffer")
-        found.setdefault(key, target).claims.append(claim)
-
-
-def _add_owner(claim: Claim, owner: Owner) -> None:
-    if all(known.module is not owner.module for known in claim.modules):
-        claim.modules.append(owner)
-
-
-def _resolve(path: str, module: nn.Module, variable: Variable) -> tuple[int, Target | None]:
-    """What a variable's tensor is, with the identity of the thing that is set; None if the module goes without it."""
+def _resolve(owner: Owner, name: str) -> tuple[int, Target | None]:
+    """A tensor of a module, with the identity of the thing that is set; None if the module goes without it."""
     try:
-        holder, attribute = holder_of(module, variable.tensor)
+        holder, attribute = holder_of(owner.module, name)
+        parameter, buffer = parameters_of(holder).get(attribute), buffers_of(holder).get(attribute)
+        if parameter is not None:
+            return id(parameter), Target(parameter)
+        if buffer is not None:
+            return id(buffer), Target(buffer, kind="buffer")
+        if not parametrize.is_parametrized(holder, attribute):
+            getattr(holder, attribute)  # None, or a plain tensor, such as the old torch.nn.utils.weight_norm keeps
+            return 0, None
     except AttributeError:
-        raise _lacking(path, module, variable) from None
-    own = tensors_of(holder).get(attribute)
-    if own is not None:
-        return id(own), Target(own, kind="buffer" if attribute in buffers_of(holder) else "parameter")
-    if parametrize.is_parametrized(holder, attribute):
-        chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
-        return id(chain), Target(parametrized_value(chain), parametrized=True)
-    if not hasattr(holder, attribute):
-        raise _lacking(path, module, variable)
-    return 0, None  # None, or a plain tensor, such as the old torch.nn.utils.weight_norm keeps
-
-
-def _lacking(path: str, module: nn.Module, variable: Variable) -> ValueError:
-    return ValueError(
-        f"The layout registered for {type(module).__name__} names {variable.tensor!r}, which "
-        f"{path or 'the model'} lacks."
-    )
+        kind, place = type(owner.module).__name__, owner.path or "the model"
+        raise ValueError(f"The layout registered for {kind} names {name!r}, which {place} lacks.") from None
+    chain = chain_of(owner.module, name)
+    return id(chain), Target(parametrized_value(chain), parametrized=True)
 
 
 def holder_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -172,60 +154,44 @@ def holder_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module.get_submodule(path) if path else module, attribute
 
 
+def chain_of(module: nn.Module, name: str) -> Any:
+    """The parametrizations that make the tensor of this name."""
+    holder, attribute = holder_of(module, name)
+    return holder.parametrizations[attribute]  # type: ignore[index]
+
+
 def parametrized_value(chain: nn.Module) -> Tensor:
     """The value a parametrization gives, computed in eval mode so that none (spectral_norm's) changes its state."""
     modes = [(m, m.training) for m in chain.modules()]
     try:
         chain.eval()
         with torch.no_grad():
-            value: Tensor = chain()
+            return chain()  # type: ignore[no-any-return]
     finally:
         for module, training in modes:
             module.training = training
-    return value
-
-
-def without_wrappers(name: str) -> str:
-    """A name without the parts that are a wrapper's in any model, which "module" is not."""
-    return ".".join(part for part in name.split(".") if part not in torch_internals.WRAPPERS)
-
-
-def _canonical(name: str, paths: Mapping[str, str]) -> str:
-    """A name as if no module was compiled, checkpointed or wrapped for data parallelism."""
-    if name in paths:
-        return paths[name]
-    path, _, last = name.rpartition(".")
-    return _join(_canonical(path, paths), last)
 
 
 def canonical_paths(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, str]:
     """The path of each module, parents first, and what it would be without wrappers."""
     by_path = dict(modules)
     paths = {"": ""}
-    for path in by_path:
+    for path in filter(None, by_path):
         parent, _, last = path.rpartition(".")
-        if path:
-            paths[path] = paths[parent] if _wraps(by_path[parent], last) else _join(paths[parent], last)
+        parallel = last == "module" and isinstance(by_path[parent], _PARALLEL)
+        wrapped = parallel or last in torch_internals.WRAPPERS
+        paths[path] = paths[parent] if wrapped else _join(paths[parent], last)
     return paths
 
 
-def _wraps(module: nn.Module, name: str) -> bool:
-    """Whether a module is around its child of this name."""
-    parallel = name == "module" and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-    return parallel or name in torch_internals.WRAPPERS
-
-
-def stored_names(claim: Claim, target: Target, model: nn.Module) -> Iterator[str]:
+def stored_names(claim: Claim, target: Target, model: nn.Module) -> set[str]:
     """The names that a claim's tensor, or what a parametrization makes it of, has in state dicts."""
-    parts = [""]
+    names = {claim.name, claim.canonical}
     if target.parametrized:
-        holder, attribute = holder_of(model, claim.name)
-        chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
-        originals = [name for name in tensors_of(chain) if name.startswith("original")]
-        parts += [f"parametrizations.{attribute}.{name}" for name in originals]
-    for name in (claim.name, claim.canonical):
-        path = name.rpartition(".")[0]
-        yield from (_join(path, part) if part else name for part in parts)
+        path = f"parametrizations.{claim.name.rpartition('.')[2]}"
+        originals = [name for name in tensors_of(chain_of(model, claim.name)) if name.startswith("original")]
+        names |= {_join(name.rpartition(".")[0], f"{path}.{part}") for name in names for part in originals}
+    return names
 
 
 def extra_states(model: nn.Module) -> set[str]:
@@ -238,10 +204,7 @@ def extra_states(model: nn.Module) -> set[str]:
 
 def refuse_unsettable(target: Target, model: nn.Module) -> None:
     """Raise if one of the parametrizations of a target keeps it from being set."""
-    if not target.parametrized:
-        return
-    holder, attribute = holder_of(model, target.name)
-    for step in holder.parametrizations[attribute]:  # type: ignore[index]
+    for step in chain_of(model, target.name) if target.parametrized else ():
         if not hasattr(step, "right_inverse"):
             raise ValueError(
                 f"its parametrization {type(step).__name__} has no right_inverse, so its value cannot be set; "
@@ -249,29 +212,22 @@ def refuse_unsettable(target: Target, model: nn.Module) -> None:
             )
 
 
-def refuse_unready(model: nn.Module) -> None:
+def refuse_unready(modules: list[tuple[str, nn.Module]]) -> None:
     """Raise for tensors without a shape of their own: lazy ones, and those that FSDP1 has flattened."""
-    _refuse_unready(list(model.named_modules(remove_duplicate=False)))
-
-
-def _refuse_unready(modules: list[tuple[str, nn.Module]]) -> None:
     tensors = [(path, name, t) for path, module in modules for name, t in tensors_of(module).items()]
     for path, _, tensor in tensors:
         if torch_internals.is_flattened_by_fsdp1(tensor):
             _refuse_flat(path, modules)
-    lazy = [_join(path, name) for path, name, tensor in tensors if is_lazy(tensor)]
-    if lazy:
-        raise ValueError(
-            f"{', '.join(lazy)} {'is' if len(lazy) == 1 else 'are'} lazy and without a shape: "
-            "run one forward pass first."
-        )
+    if lazy := [_join(path, name) for path, name, tensor in tensors if is_lazy(tensor)]:
+        verb = "is" if len(lazy) == 1 else "are"
+        raise ValueError(f"{', '.join(lazy)} {verb} lazy and without a shape: run one forward pass first.")
 
 
 def _refuse_flat(path: str, modules: list[tuple[str, nn.Module]]) -> None:
     """Raise if FSDP1 has flattened the parameters of the module at `path`, but inside summon_full_params."""
     wrappers = [(outer, module) for outer, module in modules if type(module).__name__ == "FullyShardedDataParallel"]
-    around = [(outer, w) for outer, w in wrappers if not outer or path == outer or path.startswith(f"{outer}.")]
-    if around and torch_internals.summons_full_params(max(around, key=lambda found: len(found[0]))[1]):
+    around = [module for outer, module in wrappers if f"{path}.".startswith(f"{outer}." if outer else "")]
+    if around and torch_internals.summons_full_params(around[-1]):  # the innermost
         return
     raise ValueError(
         f"{path or 'The model'} is wrapped by FSDP1, which has flattened its parameters; initialize it before, "

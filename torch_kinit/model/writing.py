@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torch_kinit.model.targets import Target, holder_of
+from torch_kinit.model.targets import Target, chain_of, holder_of
 from torch_kinit.shards import is_distributed
 from torch_kinit.streams.source import Source
 
@@ -26,22 +25,15 @@ def writing(target: Target, name: str, model: nn.Module, source: Source | None =
             return
         tensor = target.tensor.clone()
         yield tensor
-        holder, attribute = holder_of(model, name)
         globally = nullcontext() if source is None else global_generators_from(source, tensor.device)
-        with globally, _in_their_storage(holder, attribute):
+        kept = [(p, p.detach()) for p in chain_of(model, name).parameters() if not is_distributed(p)]
+        with globally:
+            holder, attribute = holder_of(model, name)
             setattr(holder, attribute, tensor)
-
-
-@contextmanager
-def _in_their_storage(holder: nn.Module, attribute: str) -> Iterator[None]:
-    """Keep the originals of a parametrized tensor where they are: torch gives them other storage, unseen by FSDP1."""
-    chain: Any = holder.parametrizations[attribute]  # type: ignore[index]
-    kept = [(parameter, parameter.detach()) for parameter in chain.parameters() if not is_distributed(parameter)]
-    yield
-    for parameter, before in kept:
-        if parameter.shape == before.shape and parameter.data_ptr() != before.data_ptr():
-            before.copy_(parameter)
-            parameter.data = before
+        for parameter, before in kept:  # torch gives the originals other storage, unseen by FSDP1
+            if parameter.shape == before.shape and parameter.data_ptr() != before.data_ptr():
+                before.copy_(parameter)
+                parameter.data = before
 
 
 @contextmanager

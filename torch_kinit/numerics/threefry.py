@@ -15,8 +15,6 @@ Key = tuple[int, int]
 _MASK = 0xFFFFFFFF
 _PARITY = 0x1BD11BDA
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the even and the odd groups of four rounds
-_CPU_PIECE = 1 << 17  # counters encrypted at a time
-_PIECE = 1 << 31  # what an int32 arange can count
 
 
 class Cipher:
@@ -65,20 +63,14 @@ class Cipher:
             x1.add_(second)
 
 
-def words(key: Key, start: int, count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def words(key: Key, start: int, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Both words of the counters start, start + 1, ..., start + count - 1."""
-    device = torch.device("cpu") if device is None else device
-    x0, x1 = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
-    piece = min(count, _CPU_PIECE if device.type == "cpu" else _PIECE)
-    scratch = torch.empty(piece, dtype=torch.int32, device=device)
-    cipher = Cipher(key)
-    for first in range(0, count, piece or 1):
-        last = min(first + piece, count)
-        cipher.encrypt(start + first, x0[first:last], x1[first:last], scratch)
+    x0, x1, scratch = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(3))
+    Cipher(key).encrypt(start, x0, x1, scratch)
     return x0, x1
 
 
-def bits(key: Key, start: int, count: int, device: torch.device | None = None) -> Tensor:
+def bits(key: Key, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """32 random bits for each of the counters start, start + 1, ..., start + count - 1."""
     x0, x1 = words(key, start, count, device)
     return x0.bitwise_xor_(x1)
@@ -87,14 +79,14 @@ def bits(key: Key, start: int, count: int, device: torch.device | None = None) -
 def block(key: Key, counter: int) -> Key:
     """Both words of one counter, a 64-bit number."""
     schedule = key_schedule(key)
-    x0 = (counter >> 32) + schedule[0] & _MASK
-    x1 = counter + schedule[1] & _MASK
+    x0 = ((counter >> 32) + schedule[0]) & _MASK
+    x1 = (counter + schedule[1]) & _MASK
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
-            x0 = x0 + x1 & _MASK
-            x1 = (x1 << rotation & _MASK | x1 >> 32 - rotation) ^ x0
-        x0 = x0 + schedule[(group + 1) % 3] & _MASK
-        x1 = x1 + schedule[(group + 2) % 3] + group + 1 & _MASK
+            x0 = (x0 + x1) & _MASK
+            x1 = (((x1 << rotation) & _MASK) | (x1 >> (32 - rotation))) ^ x0
+        x0 = (x0 + schedule[(group + 1) % 3]) & _MASK
+        x1 = (x1 + schedule[(group + 2) % 3] + group + 1) & _MASK
     return x0, x1
 
 
@@ -110,4 +102,4 @@ def key_schedule(key: Key) -> tuple[int, int, int]:
 
 def signed(word: int) -> int:
     """The int32 of the same lower 32 bits."""
-    return (word + 0x80000000 & _MASK) - 0x80000000
+    return ((word + 0x80000000) & _MASK) - 0x80000000

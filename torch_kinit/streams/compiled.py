@@ -24,7 +24,7 @@ from torch_kinit import checks, torch_internals
 from torch_kinit.numerics import threefry
 from torch_kinit.numerics.exact import ERFINV, FORMATS, floats
 from torch_kinit.streams.inverse import InverseCdf
-from torch_kinit.streams.pieces import views
+from torch_kinit.streams.pieces import flat_indices, span, views
 
 _CHUNK = 1 << 21  # values a call makes, whose indices take 8 MiB
 _STRIDED_CHUNK = 1 << 19  # where indices and values have buffers of their own
@@ -92,7 +92,7 @@ def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) 
     tensor = tensor.detach()
     dense = tensor.is_contiguous() and index.is_contiguous()
     pieces = list(views((tensor, index), _CHUNK if dense else _STRIDED_CHUNK))
-    if any(_span(where) >= 1 << 32 for _, where in pieces):
+    if any(span(where) >= 1 << 32 for _, where in pieces):
         return False
     try:
         _run(pieces, key, inverse, session)
@@ -116,8 +116,8 @@ def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
         and inverse.tail is None
         and inverse.scale != 0
         and type(tensor) in (Tensor, torch.nn.Parameter)
-        and torch_internals.can_compile(tensor.device.type)
         and not torch_internals.is_intercepted()
+        and torch_internals.can_compile(tensor.device.type)
     )
 
 
@@ -156,18 +156,11 @@ def _numbers(inverse: InverseCdf) -> list[float]:
     return [*steps, low, high, -0.0, *(inverse.bounds or (low, high))]
 
 
-def _span(index: Tensor) -> int:
-    return sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
-
-
 def _offsets(index: Tensor, device: torch.device, session: _Session) -> Tensor:
     """The lower words of the flat indices, less the first one, that the strides of `index` tell."""
     if index.is_contiguous():
         return session.count(index.numel(), device)
-    flat = torch.zeros((), dtype=torch.int32 if _span(index) < 1 << 31 else torch.int64, device=device)
-    for size, stride in zip(index.shape, index.stride(), strict=True):
-        flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=device) * stride
-    return flat.view(-1).int()
+    return flat_indices(index, device).view(-1).int()
 
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]

@@ -28,6 +28,7 @@ from torch_kinit.numerics.scratch import Scratch
 from torch_kinit.numerics.subnormals import affine_, flush_, rounded
 from torch_kinit.numerics.threefry import Key
 from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
+from torch_kinit.streams.pieces import CHUNK
 
 _BUFFERS = 8  # as many as a normal value takes
 
@@ -47,6 +48,11 @@ _LOG = floats("3D9021BB BDEBD1B8 3DEF251A BDFE5D4F 3E11E9BF BE2AAE50 3E4CCEAC BE
 _SQRT_HALF = 0x3F3504F3
 _LN2_HIGH = 0.693359375  # so short that its products with an exponent are exact
 _LN2_LOW = floats("B95E8083")[0]  # log(2) - _LN2_HIGH
+
+
+def chunk_of(dtype: torch.dtype) -> int:
+    """How many values are best drawn at a time."""
+    return CHUNK // 2 if dtype == torch.float64 else CHUNK
 
 
 def draw(out: Tensor, key: Key, start: int, law: Law) -> None:

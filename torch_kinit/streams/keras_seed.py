@@ -101,6 +101,7 @@ class KerasSeed(Source):
                 tensor, lambda out, start: keras_torch.draw(out, generator, law), keras_torch.CHUNK, divisible=False
             )
         if self.backend == "jax":
-            return fill_flat(tensor, lambda out, start: keras_jax.draw(out, (self.seed, 0), start, law))
+            chunk = keras_jax.chunk_of(tensor.dtype)
+            return fill_flat(tensor, lambda out, start: keras_jax.draw(out, (self.seed, 0), start, law), chunk)
         chunk = keras_tensorflow.chunk_of(law)
         return fill_flat(tensor, lambda out, start: keras_tensorflow.draw(out, self.seed, start, law), chunk)

@@ -37,7 +37,7 @@ _Candidates = Callable[[philox.Source, Tensor], Tensor]
 
 def chunk_of(law: Law) -> int:
     """How many values of `law` are best drawn at a time."""
-    return _TRUNCATED_CHUNK if isinstance(law, TruncatedNormal) else CHUNK
+    return _TRUNCATED_CHUNK if isinstance(law, TruncatedNormal) else CHUNK // 2
 
 
 def draw(out: Tensor, seed: int, start: int, law: Law) -> None:

@@ -17,7 +17,7 @@ from torch_kinit.shards import boxes
 from torch_kinit.streams import compiled
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law
-from torch_kinit.streams.pieces import CHUNK, SERIAL, paced, views
+from torch_kinit.streams.pieces import CHUNK, SERIAL, flat_indices, paced, span, views
 from torch_kinit.streams.source import Source
 
 _DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
@@ -111,7 +111,8 @@ class Key(Source):
         inverse = inverse_cdf(law, tensor.dtype)
         if tensor.is_meta or tensor.numel() == 0:
             return tensor
-        limit = (CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK) * 4 // work_dtype(tensor.dtype).itemsize
+        limit = CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK
+        limit = limit * 4 // work_dtype(tensor.dtype).itemsize // (1 if inverse.tail is None else 2)
         buffers = None
         with torch.no_grad():
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
@@ -189,7 +190,7 @@ def _uniform(words: Words, out: Tensor, low: float, high: float) -> None:
         out.mul_(high - low)
         if low != 0:
             out.add_(low)
-    _clamp(out, low, high)
+    torch.nn.functional.hardtanh_(out, low, high)
 
 
 def _fine(words: Words, out: Tensor, low: float, high: float) -> None:
@@ -200,10 +201,6 @@ def _fine(words: Words, out: Tensor, low: float, high: float) -> None:
         out.copy_(words[0].bitwise_xor_(words[1])).mul_((high - low) * 2.0**-32)
     if low != -high:
         out.add_((low + high) / 2)
-    _clamp(out, low, high)
-
-
-def _clamp(out: Tensor, low: float, high: float) -> None:
     torch.nn.functional.hardtanh_(out, low, high)
 
 
@@ -217,14 +214,12 @@ def _encrypt(cipher: threefry.Cipher, index: Tensor, x0: Tensor, x1: Tensor, scr
     if index.is_contiguous():
         cipher.encrypt(offset, x0, x1, scratch)
         return
-    last = offset + sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
-    short = last < 2**31
-    flat = torch.full((), offset, dtype=torch.int32 if short else torch.int64, device=x0.device)
-    for size, stride in zip(index.shape, index.stride(), strict=True):
-        flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=x0.device) * stride
-    x1.copy_(flat.view(-1))
-    if short:
+    flat = flat_indices(index, x0.device)
+    if offset + span(index) < 2**31:
+        x1.copy_(flat.view(-1)).add_(offset)
         x0.zero_()
     else:
+        flat = flat.long().add_(offset)
+        x1.copy_(flat.view(-1))
         x0.copy_(flat.bitwise_right_shift_(32).view(-1))
     cipher.encrypt_counters(x0, x1, scratch)

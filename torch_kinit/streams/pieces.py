@@ -25,6 +25,9 @@ def paced(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
     time of one thread; on cores that others use, up to ten times as long. So both ways are tried, and the faster kept.
     """
     waiting = list(pieces)
+    if torch.compiler.is_compiling():  # which cannot trace a clock
+        yield from ((piece, False) for piece in waiting)
+        return
     many = len(waiting) >= _MANY and torch.get_num_threads() > 1
     trials = [True, False, True] if many else [True]  # the first piece may wait for memory
     seconds: dict[bool, float] = {}
@@ -52,6 +55,19 @@ def views(tensors: tuple[Tensor, ...], limit: int) -> Iterator[tuple[Tensor, ...
     for start in range(0, size, rows):
         length = min(rows, size - start)
         yield from views(tuple(tensor.narrow(axis, start, length) for tensor in tensors), limit)
+
+
+def span(index: Tensor) -> int:
+    """How far the last element of a view lies behind its first one, in elements."""
+    return sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
+
+
+def flat_indices(index: Tensor, device: torch.device) -> Tensor:
+    """For each element of a view how far it lies behind the first one."""
+    flat = torch.zeros((), dtype=torch.int32 if span(index) < 2**31 else torch.int64, device=device)
+    for size, stride in zip(index.shape, index.stride(), strict=True):
+        flat = flat.unsqueeze(-1) + torch.arange(size, dtype=flat.dtype, device=device) * stride
+    return flat
 
 
 def fill_flat(

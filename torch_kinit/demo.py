@@ -13,11 +13,6 @@ class PictureAndText(nn.Module):
     Embedding, Bidirectional(LSTM), GRU. The text then attends to the picture (MultiHeadAttention), and Dense layers
     answer yes or no.
 
-    Args:
-        vocabulary: how many words there are; word 0 pads.
-        width: channels of the picture branch and size of the text's states, divisible by `heads`.
-        heads: the number of attention heads.
-
     Shapes: pictures (batch, 3, height, width) with even sides, words (batch, length) of ints; output (batch, 2).
     """
 

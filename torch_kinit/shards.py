@@ -146,11 +146,7 @@ def by_the_whole(function: Fill) -> Fill:
 def ranges_of(
     shape: Sequence[int], mesh: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any]
 ) -> list[list[Range]]:
-    """For each axis of a tensor, the global indices that the process at a mesh's `coordinate` holds, in local order.
-
-    Raises:
-        ValueError: a placement other than Shard, Replicate and FSDP2's strided Shard.
-    """
+    """For each axis of a tensor, the global indices that the process at a mesh's `coordinate` holds, in local order."""
     by_axis: dict[int, list[tuple[int, int, int | None]]] = {}
     for size, place, placement in zip(mesh, coordinate, placements, strict=True):
         dim, factor = sharding(placement)
@@ -160,11 +156,7 @@ def ranges_of(
 
 
 def sharding(placement: Any, name: str = "tensor") -> tuple[int | None, int | None]:
-    """The tensor's axis that a placement shards, if it does, and a strided Shard's split factor.
-
-    Raises:
-        ValueError: a placement whose parts are not slices of the tensor named `name`, but summands.
-    """
+    """The axis of the tensor that a placement shards, if any, and a strided Shard's split factor; no summands."""
     if placement.is_replicate():
         return None, None
     factor = torch_internals.split_factor(placement)

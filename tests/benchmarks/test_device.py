@@ -10,10 +10,10 @@ import torch
 
 from tests.benchmarks import device as timed
 from tests.conftest import DEVICES
+from tests.support.devices import LAWS, ON_CPU, SHAPE, SOURCES, every_dtype, sources
 from tests.support.draws import DRAWS, every_draw
 from tests.support.laws import TruncatedAtTwo, check_law
 from tests.support.memory import PeakMemory
-from tests.test_devices import LAWS, ON_CPU, SHAPE, SOURCES, every_dtype, sources
 from torch_kinit import Key
 from torch_kinit.streams import key
 
@@ -98,6 +98,7 @@ def test_memory_beside_a_large_tensor(source, draw, dtype):
     assert timed.extra_memory(lambda t: draw(t, generator=generator), tensor) <= 16 * MIB
 
 
+@pytest.mark.slow
 @every_dtype
 @every_draw
 def test_the_pieces_of_accelerators_fit(draw, dtype, monkeypatch):
@@ -109,6 +110,7 @@ def test_the_pieces_of_accelerators_fit(draw, dtype, monkeypatch):
     assert 0 < memory.peak <= 16 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.benchmark(group="16 M values on a device", min_rounds=3)
 @pytest.mark.parametrize("name", timed.fills("cpu"))
 def test_fill(benchmark, name, device):

@@ -64,6 +64,7 @@ def check_linear(make, n):
     assert large < 8 * small, f"{small:.4f} s for {n}, {large:.4f} s for {4 * n}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [set_in_order, get_in_order, replay, replay_in_order, rules_by_name])
 def test_time_is_linear_in_the_number_of_layers(make):
     """Four times the layers take about four times as long."""

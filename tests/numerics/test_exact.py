@@ -7,8 +7,7 @@ import pytest
 import scipy.special
 import torch
 
-from torch_kinit.numerics.exact import BUFFERS, functions
-from torch_kinit.numerics.scratch import Scratch
+from torch_kinit.numerics.exact import BUFFERS, Scratch, functions
 
 DTYPES = [torch.float32, torch.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

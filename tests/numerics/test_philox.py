@@ -62,6 +62,7 @@ def test_known_answers(counter, key, answer):
     assert (*even[:, 0].tolist(), *odd[:, 0].tolist()) == (answer[0], answer[2], answer[1], answer[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_key_of_a_seed(seed):
     """Keras' seed gives the key and counter that TensorFlow scrambles it to."""
@@ -72,6 +73,7 @@ def test_the_key_of_a_seed(seed):
     assert counter.tolist() == [0, *signed(h0 | h1 << 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_words_of_a_seed(seed):
     """The calls 0, 1, ... of a seed's stream give the words of TensorFlow's stateless_uniform over all integers."""
@@ -80,6 +82,7 @@ def test_the_words_of_a_seed(seed):
     assert same_bits(in_order(words), backend("tensorflow")(OF_SEED + code, seed=seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2**31 - 3, 2**32 - 5, 2**32, 2**40 + 1, 2**62], ids=hex)
 def test_calls_of_large_numbers(first):
     """Call numbers carry into the counter's second word, as in TensorFlow."""

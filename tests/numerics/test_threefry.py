@@ -52,6 +52,7 @@ def test_known_answers(counter, key, answer):
     assert (*unsigned(x0), *unsigned(x1)) == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS, ids=str)
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 65537, 2**18 + 5])
 def test_bits_are_those_of_jax(key, count):
@@ -59,6 +60,7 @@ def test_bits_are_those_of_jax(key, count):
     assert same_bits(threefry.bits(key, 0, count), backend("jax")(BITS, key=key, count=count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS, ids=hex)
 def test_words_are_those_of_jax_at_any_counter(start):
     """Counters of 64 bits give JAX's words, also where the upper word changes within a block."""
@@ -66,6 +68,7 @@ def test_words_are_those_of_jax_at_any_counter(start):
     assert same_bits(torch.cat(threefry.words((42, 7), start, 16)), theirs)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(key=st.tuples(words, words), start=st.integers(0, 2**63 - 16))
 def test_any_key_and_counter(key, start):
@@ -76,6 +79,7 @@ def test_any_key_and_counter(key, start):
     assert same_bits(threefry.bits(key, start, 12), x0 ^ x1)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(key=st.tuples(words, words), data=words)
 def test_fold_in_is_that_of_jax(key, data):

@@ -57,6 +57,7 @@ def test_the_operation_recorder_sees_float64_and_waits():
 COMPILED = {name: law for name, law in LAWS.items() if name != "lower tail"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", COMPILED.values(), ids=COMPILED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_draws_are_captured_whole(law, dtype):

@@ -111,6 +111,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after a piece"])
 def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):

@@ -221,6 +221,7 @@ def test_a_cpu_generator_fills_any_device(draw, device):
     assert torch.equal(there.cpu(), here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @every_draw
 def test_memory_beside_the_tensor_is_bounded(draw, dtype, request):

@@ -96,6 +96,7 @@ def digests():
             yield hashlib.sha256(bytes(values.view(torch.uint8).tolist())).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("law", "first", "second"), CASES)
 def test_each_law(law, first, second, dtype):
@@ -105,6 +106,7 @@ def test_each_law(law, first, second, dtype):
         assert same_bits(ours(law, (seed, 0), 0, 20_011, (first, second), dtype), drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("count", [0, 1, 3, 1023, 65537, 2**18 + 5])
@@ -113,6 +115,7 @@ def test_each_size(law, count, dtype):
     assert same_bits(ours(law, (9, 3), 0, count, (-0.3, 0.8), dtype), theirs(law, (9, 3), count, (-0.3, 0.8), dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "first", "second"), [case for case in CASES if max(map(abs, case[1:])) > 1e-30])
 def test_float64(law, first, second):
     """float64 values are those of JAX with x64 on, to four units in the last place of the largest."""
@@ -125,6 +128,7 @@ def test_float64(law, first, second):
         assert (values == drawn).double().mean().item() >= (1.0 if law == "uniform" else 0.999)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "numbers"),
     [("uniform", (-0.1234, 0.1234)), ("uniform", (0.1, 0.7)), ("normal", (0.0, 1.0)), ("truncated_normal", (0.0, 1.0))],
@@ -145,6 +149,7 @@ def test_every_input(law, numbers, monkeypatch):
     assert same_bits(ours(law, (0, 0), 0, 1 << 23, numbers), drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("start", "count"), [(1, 7), (131, 2**17 + 9), (2**17 - 1, 2), (2**18 + 1, 1001)])
@@ -154,6 +159,7 @@ def test_a_slice_equals_the_whole(law, start, count, dtype):
     assert same_bits(ours(law, (5, 0), start, count, (-0.2, 0.9), dtype), whole[start:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "law", "numbers"),
     [
@@ -207,6 +213,7 @@ def test_square_roots_are_correctly_rounded():
         assert (Fraction(lower) + Fraction(root)) ** 2 <= 4 * Fraction(value) <= (Fraction(upper) + Fraction(root)) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 def test_memory_beside_the_tensor(dtype):
     """A piece takes less than 16 MiB of scratch memory."""

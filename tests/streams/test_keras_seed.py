@@ -100,6 +100,7 @@ deterministic = functools.partial(
 )
 
 
+@pytest.mark.slow
 @every_backend
 @pytest.mark.parametrize("law", LAWS)
 @deterministic(max_examples=12)
@@ -110,6 +111,7 @@ def test_any_law_shape_seed_and_dtype(name, law, data):
     check(name, law, data.draw(LAWS[law]), data.draw(SHAPES[name]), data.draw(SEEDS[name]), dtype)
 
 
+@pytest.mark.slow
 @every_backend
 @deterministic(max_examples=15)
 @given(shape=st.sampled_from(MATRICES), gain=st.floats(0, 3), data=st.data())
@@ -143,6 +145,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @every_backend
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_cases(name, case):
@@ -150,6 +153,7 @@ def test_cases(name, case):
     check(name, *case, 7)
 
 
+@pytest.mark.slow
 @every_backend
 @pytest.mark.parametrize("law", ["RandomNormal", "RandomUniform", "TruncatedNormal", "HeNormal"])
 @pytest.mark.parametrize("shape", [(7,), (65, 31)], ids=str)
@@ -158,6 +162,7 @@ def test_float64(name, law, shape):
     check(name, law, {}, shape, 11, "float64")
 
 
+@pytest.mark.slow
 def test_orthogonal_float64_on_torch():
     """A float64 orthogonal matrix is Keras', too."""
     check("torch", "Orthogonal", {}, (6, 4), 11, "float64")
@@ -185,6 +190,7 @@ def within(shape, axes, dtype):
     return large, inner.permute([axes.index(axis) for axis in range(len(shape))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensorflow", "torch"])
 @deterministic(max_examples=40)
 @given(
@@ -214,6 +220,7 @@ MEMORY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "law"), [*((name, "HeNormal") for name in NAMES), ("torch", "Orthogonal")])
 @pytest.mark.parametrize("make", MEMORY.values(), ids=MEMORY)
 def test_memory_formats(name, law, make):

@@ -67,6 +67,7 @@ def check(law, dtype, count, seed, a, b):
     assert different <= 0.02 * count + 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("seed", SEEDS)
@@ -75,6 +76,7 @@ def test_seeds(law, dtype, seed):
     check(law, dtype, 1003, seed, -0.05, 0.07)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("size", SIZES)
@@ -83,6 +85,7 @@ def test_sizes(law, dtype, size):
     check(law, dtype, size, 42, 0.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("law", "parameters"), LAWS_OF_PARAMETERS.values(), ids=LAWS_OF_PARAMETERS)
 def test_parameters(law, dtype, parameters):
@@ -90,6 +93,7 @@ def test_parameters(law, dtype, parameters):
     check(law, dtype, 5001, 1, *parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "seed"), [("uniform", 5), ("normal", 6), ("truncated_normal", 7)])
 def test_millions_of_values(law, seed):
     """Three million values, drawn piece by piece, are those of one call of Keras."""
@@ -117,6 +121,7 @@ def test_truncation_needs_many_passes():
     assert (values - expected).abs().max() < 1e-14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("start", "count"), [(1, 1), (2, 3), (3, 2), (3, 4096), (4097, 999), (70_001, 65_537)])
@@ -145,6 +150,7 @@ INITIALIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "law"), INITIALIZERS.items(), ids=INITIALIZERS)
 def test_initializers(name, law):
     """Keras' initializers lay the same values out in row-major order."""
@@ -153,6 +159,7 @@ def test_initializers(name, law):
     assert same_bits(drawn(law, "float32", 123 * 77, 3, a, b).view(123, 77), backend("tensorflow")(code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("law", LAWS)
 def test_scratch_memory(law, dtype):

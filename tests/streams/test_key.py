@@ -57,6 +57,7 @@ def jax_uniform(key, shape, dtype, low=0.0, high=1.0):
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**64 - 1))
 def test_a_key_is_that_of_jax(seed):
@@ -64,6 +65,7 @@ def test_a_key_is_that_of_jax(seed):
     assert Key(seed).words == unsigned(backend("jax")(PRNG_KEY, seed=seed)) == divmod(seed, 2**32)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 2**32 - 1))
 def test_fold_in_of_an_int_is_that_of_jax(seed, index):
@@ -131,6 +133,7 @@ def test_a_name_is_refused(name, error, message):
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @wide_dtypes
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (7, 0), (2**17 - 1,), (2**17 + 3,), (3, 2**17 + 1)], ids=str)
 def test_uniform_values_are_those_of_jax(dtype, shape):
@@ -140,6 +143,7 @@ def test_uniform_values_are_those_of_jax(dtype, shape):
     assert same_bits(found, jax_uniform(key, shape, dtype))
 
 
+@pytest.mark.slow
 @wide_dtypes
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 2**64 - 1), high=st.floats(2.0**-60, 2.0**60, width=32))
@@ -199,6 +203,7 @@ def large_index(shape, stride, offset):
     return whole.as_strided(shape, stride, offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 2**31 - 5, 2**32 - 5, 2**32, 3 * 2**32 - 1, 2**40 + 12345], ids=hex)
 @pytest.mark.parametrize(("shape", "stride"), [((12,), (1,)), ((3, 4), (4, 1)), ((3, 4), (2**32 - 1, 1)), ((4,), (3,))])
 def test_indices_of_64_bits(offset, shape, stride):
@@ -286,6 +291,7 @@ def test_the_global_state_is_left_alone(draw):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 @every_dtype
 @every_draw
 def test_memory(draw, dtype):

@@ -248,6 +248,7 @@ def peak(law, stream, dtype, chunks):
     return memory.peak
 
 
+@pytest.mark.slow
 @every_backend
 @every_law
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

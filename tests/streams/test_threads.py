@@ -149,6 +149,7 @@ def test_a_call_touches_no_setting(make, call):
 # --- threads that are born meanwhile ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Key", *(name for name in SOURCES if "Keras" in name)])
 def test_a_thread_born_during_a_draw_has_all_of_torchs_threads(name, threads):
     """Threads whose first operation falls into a draw of four million values have the process' number of threads."""
@@ -206,6 +207,7 @@ def check_all_same(found, expected):
         assert all(map(same_bits, each, expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "draw"),
     [pair for name, pair in EVERY.items() if "global" not in name],
@@ -275,6 +277,7 @@ def in_memory(tensor):
     return tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True)).flatten()
 
 
+@pytest.mark.slow
 @every_view
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
@@ -291,6 +294,7 @@ def test_a_generators_values_lie_in_the_order_of_memory(draw, dtype, view, threa
     check_all_same([[values] for values in found[1:]], [found[0]])
 
 
+@pytest.mark.slow
 @every_view
 @pytest.mark.parametrize(
     ("source", "draw"),
@@ -340,6 +344,7 @@ print(len(first), all(map(torch.equal, first, second)), any(x.is_inference() for
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_first_use_in_inference_mode(how):
     """A process that first draws in inference mode, where caches are made, draws outside of it as well, the same."""

@@ -182,12 +182,7 @@ def _fill_gates(tensor: Tensor, others: Callable[..., object] | None, source: So
 
 
 def random_normal_(
-    tensor: Tensor,
-    mean: float = 0.0,
-    std: float = 0.05,
-    *,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, mean: float = 0.0, std: float = 0.05, *, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from the normal law N(mean, std**2).
 
@@ -214,12 +209,7 @@ def random_normal_(
 
 
 def random_uniform_(
-    tensor: Tensor,
-    low: float = -0.05,
-    high: float = 0.05,
-    *,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, low: float = -0.05, high: float = 0.05, *, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from the uniform law U[low, high].
 

@@ -22,7 +22,7 @@ from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Entries, Law
 from torch_kinit.streams.source import LawFinder
 
-_OURS = {row.function.__name__: row.function for row in ROWS}
+OURS = {row.function.__name__: row.function for row in ROWS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Recipe:
     @functools.cached_property
     def ours(self) -> bool:
         """Whether the function is one of this package's."""
-        return _OURS.get(getattr(self.function, "__name__", "")) is self.function
+        return OURS.get(getattr(self.function, "__name__", "")) is self.function
 
     @property
     def settled(self) -> dict[str, Any]:
@@ -100,9 +100,9 @@ class Recipe:
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The recipe that `to_dict` wrote."""
         name = data["name"]
-        if name not in _OURS:
-            raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, _OURS)}")
-        return cls(_OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
+        if name not in OURS:
+            raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, OURS)}")
+        return cls(OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
 
     def __str__(self) -> str:
         name = getattr(self.function, "__qualname__", None) or type(self.function).__name__
@@ -129,7 +129,7 @@ class Recipe:
 def _same(a: Any, b: Any) -> bool:
     if is_array(a) and is_array(b):
         first, second = checks.array(a), checks.array(b)
-        return a is b or not (first.is_meta or second.is_meta) and torch.equal(first.cpu(), second.cpu())
+        return a is b or (not (first.is_meta or second.is_meta) and torch.equal(first.cpu(), second.cpu()))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, functools.partial) and isinstance(b, functools.partial):

@@ -96,11 +96,7 @@ def scaled_law(fans: tuple[int, int], scale: float, mode: str, distribution: str
 
 
 def lecun_normal_(
-    tensor: Tensor,
-    *,
-    fans: Fans | None = None,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, *, fans: Fans | None = None, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from a normal law truncated at two standard deviations, of variance 1 / fan_in.
 
@@ -132,11 +128,7 @@ def lecun_normal_(
 
 
 def lecun_uniform_(
-    tensor: Tensor,
-    *,
-    fans: Fans | None = None,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, *, fans: Fans | None = None, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from the uniform law U[-a, a] with a = sqrt(3 / fan_in).
 
@@ -165,11 +157,7 @@ def lecun_uniform_(
 
 
 def glorot_normal_(
-    tensor: Tensor,
-    *,
-    fans: Fans | None = None,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, *, fans: Fans | None = None, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from a normal law truncated at two standard deviations, of variance 2 / (fan_in + fan_out).
 
@@ -202,11 +190,7 @@ def glorot_normal_(
 
 
 def glorot_uniform_(
-    tensor: Tensor,
-    *,
-    fans: Fans | None = None,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, *, fans: Fans | None = None, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from the uniform law U[-a, a] with a = sqrt(6 / (fan_in + fan_out)).
 
@@ -236,11 +220,7 @@ def glorot_uniform_(
 
 
 def he_normal_(
-    tensor: Tensor,
-    *,
-    fans: Fans | None = None,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, *, fans: Fans | None = None, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from a normal law truncated at two standard deviations, of variance 2 / fan_in.
 
@@ -272,11 +252,7 @@ def he_normal_(
 
 
 def he_uniform_(
-    tensor: Tensor,
-    *,
-    fans: Fans | None = None,
-    layout: str = "torch",
-    generator: AnyGenerator = None,
+    tensor: Tensor, *, fans: Fans | None = None, layout: str = "torch", generator: AnyGenerator = None
 ) -> Tensor:
     """Fill `tensor` from the uniform law U[-a, a] with a = sqrt(6 / fan_in).
 

@@ -17,19 +17,13 @@ Shape = tuple[int, ...]
 class Row(NamedTuple):
     """An initializer, and what Keras calls it.
 
-    Attributes:
-        function: fills a tensor in place.
-        class_name: its class in Keras, if it has one.
-        names: the strings that name it, beside the class.
-        config: from the keys of its Keras config to the arguments of `function`.
-        law: from all arguments and the shape in Keras' layout to the law of the values, where that is not the law that
-            it asks a source to draw; None for an initializer whose law is that, or whose values have no chance in them.
+    `law` is for those whose law is not what they ask a source to draw; from all arguments and the Keras-layout shape.
     """
 
     function: Initializer
-    class_name: str | None = None
-    names: tuple[str, ...] = ()
-    config: Mapping[str, str] = {}  # of a NamedTuple
+    class_name: str | None = None  # in Keras
+    names: tuple[str, ...] = ()  # beside the class
+    config: Mapping[str, str] = {}  # from the keys of its Keras config to the arguments of `function`
     law: Callable[[Mapping[str, Any], Shape], Law | None] | None = None
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_kinit import checks, torch_internals
-from torch_kinit.initializers.recipe import Recipe
+from torch_kinit.initializers.recipe import OURS, Recipe
 from torch_kinit.model.matching import answers
 from torch_kinit.model.pending import awaits
 from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
@@ -88,21 +87,19 @@ class Step:
         return cls(**plain | {"initializer": initializer, "law": law, "seeds": seeds})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        function = self.initializer and functools.partial(self.initializer.function, **self.initializer.arguments)
-        return Step._restored, ({**vars(self), "initializer": function, "law": self.law and self.law.to_dict()},)
+        made = self.initializer  # ours by name, since they may move to another file
+        named = made and (made.function.__name__ if made.ours else made.function, dict(made.arguments))
+        return Step._restored, ({**vars(self), "initializer": named, "law": self.law and self.law.to_dict()},)
 
     @classmethod
     def _restored(cls, values: dict[str, Any]) -> Step:
-        initializer = values["initializer"] and Recipe(values["initializer"].func, values["initializer"].keywords)
-        return cls(**{**values, "initializer": initializer, "law": values["law"] and law_from_dict(values["law"])})
+        function, arguments = values["initializer"] or (None, None)
+        made = function and Recipe(OURS.get(function, function), arguments)
+        return cls(**{**values, "initializer": made, "law": values["law"] and law_from_dict(values["law"])})
 
 
 def decide(rules: Sequence[Rule], found: Sequence[Target], model: nn.Module) -> None:
-    """Give each claim Keras' default, or what the last rule that speaks of it says.
-
-    Raises:
-        UnusedRuleError: a rule that says nothing.
-    """
+    """Give each claim Keras' default, or what the last rule that speaks of it says; each rule must say something."""
     claims = [claim for target in found for claim in target.claims]
     said = answers(rules, claims, model)
     for i, claim in enumerate(claims):

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from torch_kinit.numerics.fma import sqrt_
-from torch_kinit.numerics.scratch import Scratch
 
 
 def floats(patterns: str) -> list[float]:
@@ -112,6 +111,26 @@ _FAR = (
 
 
 BUFFERS = 6  # that the functions take at most
+
+
+class Scratch:
+    """Buffers to take and give back, in one allocation: new memory, and many small pieces, take longer than a step."""
+
+    def __init__(self, buffers: int, size: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        self._whole = torch.empty((buffers, size), dtype=dtype, device=device).unbind()
+        self.renew()
+
+    def renew(self) -> None:
+        """Let all buffers be free again, and whole."""
+        self._free = list(self._whole)
+
+    def take(self, count: int) -> Tensor:
+        """A buffer of `count` values; until they are renewed no count is more than the one before."""
+        return self._free.pop()[:count]
+
+    def give(self, *buffers: Tensor) -> None:
+        """Take these back."""
+        self._free.extend(buffers)
 
 
 class Functions(NamedTuple):

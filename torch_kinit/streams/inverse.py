@@ -72,11 +72,7 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def inverse_cdf(law: Law, dtype: torch.dtype) -> InverseCdf:
-    """The inverse CDF of a law that sources draw.
-
-    Raises:
-        ValueError: the law does not fit in `dtype`.
-    """
+    """The inverse CDF of a law that sources draw; a ValueError if the law does not fit in `dtype`."""
     if isinstance(law, Uniform):
         return _uniform(law, dtype)
     bounds = law.support(dtype)

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from torch_kinit.numerics import threefry
-from torch_kinit.numerics.exact import ERFINV, blend_, floats
+from torch_kinit.numerics.exact import ERFINV, Scratch, blend_, floats
 from torch_kinit.numerics.fma import fma_, polynomial, sqrt_
-from torch_kinit.numerics.scratch import Scratch
 from torch_kinit.numerics.subnormals import affine_, flush_, rounded
 from torch_kinit.numerics.threefry import Key
 from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torch_kinit import checks
 from torch_kinit.numerics import exact, threefry
-from torch_kinit.numerics.scratch import Scratch
+from torch_kinit.numerics.exact import Scratch
 from torch_kinit.shards import boxes
 from torch_kinit.streams import compiled
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype

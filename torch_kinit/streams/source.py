@@ -78,10 +78,7 @@ class LawFinder(Source):
     layout = None
     on_cpu = False
     law: Law | None = None
-
-    @property
-    def native_seed(self) -> int:
-        return 0
+    native_seed = 0
 
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
         self.refuse(law, tensor.dtype)

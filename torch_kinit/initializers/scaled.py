@@ -110,9 +110,6 @@ def lecun_normal_(
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
-    Returns:
-        `tensor`.
-
     Raises:
         ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal")`, which this is.
 
@@ -139,9 +136,6 @@ def lecun_uniform_(
         fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
-
-    Returns:
-        `tensor`.
 
     Raises:
         ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_in", "uniform")`, which this is.
@@ -171,9 +165,6 @@ def glorot_normal_(
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
-    Returns:
-        `tensor`.
-
     Raises:
         ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_avg", "truncated_normal")`, which this is.
 
@@ -201,9 +192,6 @@ def glorot_uniform_(
         fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
-
-    Returns:
-        `tensor`.
 
     Raises:
         ValueError, TypeError: as `variance_scaling_(tensor, 1.0, "fan_avg", "uniform")`, which this is.
@@ -234,9 +222,6 @@ def he_normal_(
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
-    Returns:
-        `tensor`.
-
     Raises:
         ValueError, TypeError: as `variance_scaling_(tensor, 2.0, "fan_in", "truncated_normal")`, which this is.
 
@@ -263,9 +248,6 @@ def he_uniform_(
         fans: `(fan_in, fan_out)` in place of those of the shape: ints, or axes as in `variance_scaling_`.
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
-
-    Returns:
-        `tensor`.
 
     Raises:
         ValueError, TypeError: as `variance_scaling_(tensor, 2.0, "fan_in", "uniform")`, which this is.

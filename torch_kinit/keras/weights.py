@@ -13,7 +13,7 @@ from torch_kinit import checks
 from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.targets import Target, refuse_unsettable
-from torch_kinit.model.undo import Undo
+from torch_kinit.model.undo import SMALL, Undo
 from torch_kinit.model.writing import writing
 from torch_kinit.shards import is_distributed
 
@@ -99,9 +99,10 @@ def from_keras(
             refuse_unsettable(target, model)
         if _cannot_fail(target):
             checks.tensor(target.tensor, target.name)
+    small = sum(target.tensor.numel() for target in changed) <= SMALL
     with Undo([]) as undo:
         for target in sorted(changed, key=_cannot_fail):  # False first
-            if not _cannot_fail(target):
+            if small or not _cannot_fail(target):
                 undo.remember(target, model)
             _write(by_name[target.name], target, held, model)
 

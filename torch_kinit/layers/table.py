@@ -96,7 +96,11 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         raise TypeError(f"`layout` must be a function from a module to its variables, got {layout!r}.")
 
     def checked(module: Any, options: Options) -> Sequence[Variable]:
-        found = layout(module)
+        try:
+            found = layout(module)
+        except Exception as error:
+            error.add_note(f"This was raised by the layout registered for {cls.__name__}.")
+            raise
         variables = tuple(found) if isinstance(found, Iterable) else (None,)
         if not all(isinstance(variable, Variable) for variable in variables):
             raise TypeError(f"The layout registered for {cls.__name__} must give a list of Variables, got {found!r}.")

@@ -19,7 +19,7 @@ from torch_kinit.model.rehearse import exact_values, first_view, rehearse, wants
 from torch_kinit.model.report import progress_bar
 from torch_kinit.model.steps import Step
 from torch_kinit.model.targets import Target, dtype_name, everything, refuse_unsettable
-from torch_kinit.model.undo import Undo
+from torch_kinit.model.undo import SMALL, Undo
 from torch_kinit.model.writing import global_generators_from, writing
 from torch_kinit.shards import by_the_whole, is_distributed, put, reshard, zero_row
 from torch_kinit.streams.generator import AnyGenerator, TorchSource, as_source
@@ -30,8 +30,6 @@ from torch_kinit.torch_internals import WRAPPERS
 
 if TYPE_CHECKING:
     from torch_kinit.model.plan import Plan
-
-_SMALL = 1 << 20  # values that are kept while others are drawn, whatever can fail
 
 
 class Task:
@@ -154,7 +152,7 @@ class Execution:
         Small models are kept whole.
         """
         tasks = list(self.tasks)
-        if sum(task.target.tensor.numel() for task in tasks) <= _SMALL:
+        if sum(task.target.tensor.numel() for task in tasks) <= SMALL:
             return tasks, len(tasks) - 1
         if all(task.recipe.ours and not isinstance(task.source, TorchSource) for task in tasks):
             tasks.sort(key=lambda task: not task.can_fail)

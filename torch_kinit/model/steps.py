@@ -93,7 +93,7 @@ class Step:
 
     @classmethod
     def _restored(cls, values: dict[str, Any]) -> Step:
-        function, arguments = values["initializer"] or (None, None)
+        function, arguments = values["initializer"] or (None, {})
         made = function and Recipe(OURS.get(function, function), arguments)
         return cls(**{**values, "initializer": made, "law": values["law"] and law_from_dict(values["law"])})
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch_kinit.model.targets import Target, chain_of
 from torch_kinit.torch_internals import buffers_of, parameters_of
 
+SMALL = 1 << 20  # as many values are always remembered, whatever can fail
+
 
 class Undo:
     """A context that restores what it was told to remember, and random states, if an exception leaves it."""

@@ -65,7 +65,6 @@ def test_numpy_seeds(dtype):
     assert (type(seed.seed), seed) == (int, KerasSeed(7, "jax"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["Jax", "tf", "numpy", "", None, 3], ids=repr)
 def test_unknown_backends(backend):
     """A backend that is not one of three is a ValueError that lists them."""
@@ -222,7 +221,6 @@ def two():
     return nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 2))
 
 
-@pytest.mark.slow
 def test_rules_with_seeds_of_their_own():
     """A rule's own KerasSeed draws its parameters, whatever `apply` is given for the others."""
     for generator in (None, torch.Generator().manual_seed(1), KerasSeed(4, "torch")):

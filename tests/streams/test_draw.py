@@ -72,6 +72,7 @@ BOUNDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lower", "upper"), BOUNDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_truncated_normal_has_its_law_between_any_bounds(lower, upper, dtype):
@@ -130,6 +131,7 @@ def test_rounding_does_not_cross_a_bound(draw, low, high, dtype, device):
     assert values.unique().numel() > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_draw
 def test_half_precision_is_the_float32_draw_rounded_once(draw, dtype, device):

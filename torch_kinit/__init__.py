@@ -1,4 +1,15 @@
-"""Keras' initializers for PyTorch: in-place functions, and rules that initialize whole models."""
+"""Keras' initializers for PyTorch, in the style of torch.nn.init, for one tensor or a whole model.
+
+One tensor: `he_normal_(weight)` and its kin fill it in place. `generator=` is a torch.Generator, `Key` or `KerasSeed`.
+A model: `apply(model, rules)` gives each layer Keras' default, or what a rule says; `plan` shows that beforehand.
+One seed, any machine: `apply(model, seed=0)`, of sharded models too; `materialize` gives memory to one on meta.
+Keras' own numbers: `replay_keras(model, seed, backend="jax")`. Keras' weights: `from_keras`, `to_keras`.
+
+Example:
+    >>> import torch_kinit as kinit
+    >>> kinit.KERAS_DEFAULTS["kernel"], kinit.law("glorot_uniform", (4, 2))
+    ('glorot_uniform', Uniform(low=-1.0, high=1.0))
+"""
 
 from torch_kinit.initializers.axes import fans
 from torch_kinit.initializers.names import get, law, serialize

@@ -12,8 +12,6 @@ class PictureAndText(nn.Module):
     The picture branch is Conv2D, BatchNormalization, DepthwiseConv2D, Conv2D, Conv2DTranspose; the text branch
     Embedding, Bidirectional(LSTM), GRU. The text then attends to the picture (MultiHeadAttention), and Dense layers
     answer yes or no.
-
-    Shapes: pictures (batch, 3, height, width) with even sides, words (batch, length) of ints; output (batch, 2).
     """
 
     def __init__(self, vocabulary: int = 500, width: int = 32, heads: int = 4) -> None:

@@ -55,9 +55,6 @@ def variance_scaling_(
         layout: the order of the axes, "torch" (out, in, *spatial) or "keras" (*spatial, in, out).
         generator: a torch.Generator of the tensor's device or the CPU; a `Key` or `KerasSeed`; or None for torch's own.
 
-    Returns:
-        `tensor`.
-
     Raises:
         ValueError: `scale` is not positive and finite; an unknown `mode`, `distribution` or `layout`; `fans` that
             are not a pair. The bare word "normal" is refused: Keras means the truncated law by it, everyone

@@ -84,7 +84,13 @@ class TiedParameterError(ValueError):
 
 
 class Skip:
-    """The type of `skip`."""
+    """The type of `skip`, the value of a rule that leaves tensors as they are.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> kinit.plan(nn.Linear(3, 2), {"bias": kinit.skip})["bias"].initializer is None
+        True
+    """
 
     def __repr__(self) -> str:
         return "kinit.skip"

@@ -60,8 +60,8 @@ def compiled() -> Iterator[None]:
 
     The values are those of eager draws: the same bits on the CPU, and the same uniform values on CUDA, where normal
     ones are to the last bits if this torch cannot keep Triton from contracting products and sums. Use it as a context
-    or as a decorator, for models of hundreds of millions of values: with all of torch's threads a value takes 2 to 5
-    nanoseconds on two cores instead of 20 to 50, but a kernel takes 5 to 10 seconds to compile, the first 30. Inductor
+    or as a decorator, for models of hundreds of millions of values: with all of torch's threads a value takes 1 to 3
+    nanoseconds on two cores instead of 7 to 20, but a kernel takes 5 to 10 seconds to compile, the first 30. Inductor
     keeps kernels on disk; of another process each takes a second. There is one for uniform values, one for normal ones
     truncated at two standard deviations or less, and one for others, for each dtype, device and number of threads.
 

@@ -15,6 +15,7 @@ from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.keras.draws import Layer, Weight
 from torch_kinit.keras.saved_model import Model, load_config
 from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
+from torch_kinit.keras.weight_files import lora_error
 from torch_kinit.layers.variable import Options
 
 Pairs = list[tuple[Weight, Slot]]
@@ -75,6 +76,8 @@ def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> dict[s
 
 def _place(layer: Layer, weight: Weight, slot: Slot | None) -> Slot:
     keras = f"Keras' layer {layer.name!r} ({layer.class_name}) has {weight.name} {weight.shape}"
+    if "lora_" in weight.name:
+        raise lora_error(layer.name)
     if slot is None:
         raise ValueError(
             f"{keras}, for which the torch model has no tensor left. A layer that the torch model goes without is "

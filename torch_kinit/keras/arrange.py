@@ -19,6 +19,7 @@ class Stored:
     name: str
     shape: tuple[int, ...]
     data: Any
+    role: str | None = None  # what Keras calls it, if the file tells
 
 
 @dataclass(eq=False)
@@ -53,13 +54,14 @@ Order = tuple[Stored, ...]
 
 
 def arrange(root: Node, slots: Sequence[Slot], hint: str) -> list[Stored]:
-    """The weights in the model's order; if several orders fit the shapes of `slots`, an error that ends with `hint`."""
+    """The weights in the model's order; if several orders fit the `slots`, an error that ends with `hint`."""
     if root.certain:
         return list(root.in_order())
     if root.size != len(slots):
         raise ValueError(f"The file has {root.size} arrays for {len(slots)} weights of the model.")
-    search = _Search(slots, hint)
-    found = search.orders(root, 0)
+    found = _Search(slots, hint, by_role=True).orders(root, 0)
+    search = _Search(slots, hint, by_role=False)
+    found = found or search.orders(root, 0)
     if not found:
         slot = slots[search.furthest]
         seen = ", ".join(f"{item.name!r} {item.shape}" for item in search.refused[:3])
@@ -76,8 +78,8 @@ def arrange(root: Node, slots: Sequence[Slot], hint: str) -> list[Stored]:
 class _Search:
     """All orders that fit, or two of them if there are more."""
 
-    def __init__(self, slots: Sequence[Slot], hint: str) -> None:
-        self._slots, self._hint = slots, hint
+    def __init__(self, slots: Sequence[Slot], hint: str, by_role: bool) -> None:
+        self._slots, self._hint, self._by_role = slots, hint, by_role
         self._known: dict[tuple[int, int], list[Order]] = {}
         self._states = 0
         self.furthest = 0
@@ -115,7 +117,9 @@ class _Search:
 
     def _fit(self, items: Sequence[Stored], start: int) -> bool:
         for i, item in enumerate(items, start):
-            if i >= len(self._slots) or not fits(item.shape, self._slots[i].shape):
+            slot = self._slots[i] if i < len(self._slots) else None
+            role = item.role if self._by_role else None
+            if slot is None or not fits(item.shape, slot.shape) or role not in (None, slot.role.rpartition("/")[2]):
                 if i > self.furthest:
                     self.furthest, self.refused = i, []
                 if i == self.furthest:

@@ -24,6 +24,14 @@ _PARTS = (
     ("query", "key", "gate", "value", "attention_output"),  # the same by their names
     ("forward_layer", "backward_layer"),
 )
+# What the weights of some layers are called, where their number tells.
+_ROLES = {
+    **{(kind, 2): ("kernel", "bias") for kind in ("dense", "conv1d", "conv2d", "conv3d")},
+    **{(kind, 1): ("kernel",) for kind in ("dense", "conv1d", "conv2d", "conv3d")},
+    ("embedding", 1): ("embeddings",),
+    ("batch_normalization", 4): ("gamma", "beta", "moving_mean", "moving_variance"),
+    ("layer_normalization", 2): ("gamma", "beta"),
+}
 _NO_WEIGHTS = {"optimizer", "metrics", "loss", "compile_loss", "compile_metrics", "loss_tracker"}
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # the second in files of TensorFlow 2.12
 _HINT = (
@@ -69,8 +77,8 @@ def config_of(path: Path, keras_config: Any) -> Config | None:
     return config if isinstance(config, Mapping) and is_model(config) else None
 
 
-def _stored(name: str, dataset: Any) -> Stored:
-    return Stored(name, files.shape_of(dataset), dataset)
+def _stored(name: str, dataset: Any, role: str | None) -> Stored:
+    return Stored(name, files.shape_of(dataset), dataset, role)
 
 
 def _entries(config: Config) -> list[Config]:
@@ -112,7 +120,7 @@ class _Tree:
     def layer(self, group: Any, path: str, entry: Config | None) -> Node:
         """A layer or model, whose config is `entry` if that is known."""
         parts = files.inside(group)
-        own = _variables(parts.pop("vars", None))
+        own = _variables(parts.pop("vars", None), re.sub(r"_\d+$", "", path.rpartition("/")[2]))
         parts = {name: part for name, part in parts.items() if name.lstrip("_") not in _NO_WEIGHTS}
         if entry is not None and is_model(entry):
             queues = self._model(parts, path, entry)
@@ -182,15 +190,16 @@ class _Tree:
         return list(weighted.values())
 
 
-def _variables(group: Any) -> list[Stored]:
-    """The arrays of one layer, which are numbered."""
+def _variables(group: Any, kind: str) -> list[Stored]:
+    """The arrays of one layer of a class, which are numbered."""
     if group is None:
         return []
     found = files.inside(group)
     for i in range(len(found)):
         if str(i) not in found:
             raise ValueError(f"{group.name} in the file has {', '.join(sorted(found)[:5])}, but no {i}.")
-    return [_stored(found[str(i)].name, found[str(i)]) for i in range(len(found))]
+    roles = _ROLES.get((kind, len(found)), (None,) * len(found))
+    return [_stored(found[str(i)].name, found[str(i)], role) for i, role in enumerate(roles)]
 
 
 def _known_order(names: Iterable[str]) -> list[str] | None:
@@ -242,6 +251,8 @@ class _Legacy:
         return Node([], [[*nodes, Node(own)]] if later else [[Node(own), *nodes]])
 
     def _layer(self, items: list[Stored], entry: Config | None) -> Node:
+        if entry is not None and not items and _holds_weights(entry):
+            raise ValueError(f"The file has no weights for layer {_name_of(entry)!r}.")
         leaves = [] if entry is None else list(_leaves(entry))
         if len(leaves) < 2:
             return _part(items, leaves[0][1] if leaves else entry)
@@ -270,11 +281,16 @@ class _Legacy:
 
 def _named(group: Any) -> list[Stored]:
     """The weights of a layer in the order of their list."""
+    names = files.texts(group, "weight_names")
+    if names is None:
+        raise ValueError(f"{group.name} in the file lacks weight_names: it is incomplete.")
     found = []
-    for name in files.texts(group, "weight_names") or []:
-        if "lora_" in name.rpartition("/")[2]:
+    for name in names:
+        role = name.rpartition("/")[2].removesuffix(":0")
+        if "lora_" in role:
             raise lora_error(name)
-        found.append(_stored(name, files.child(group, name)))
+        known = any(role in roles for roles in _ROLES.values())
+        found.append(_stored(name, files.child(group, name), role if known else None))
     return found
 
 

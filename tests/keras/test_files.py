@@ -240,6 +240,16 @@ def test_a_layer_of_two_models_is_read_once(tmp_path):
     check(module, model.get_weights())
 
 
+def test_a_kernel_that_is_not_trained_keeps_its_place(tmp_path):
+    """An .h5 lists it last, `get_weights()` first."""
+    model = keras.Sequential([keras.Input((8,)), kl.Dense(8), kl.LayerNormalization()])
+    model.layers[0].kernel.trainable = model.layers[1].gamma.trainable = False
+    module = nn.ModuleList([nn.Linear(8, 8), nn.LayerNorm(8)])
+    for form in FORMS:
+        kinit.from_keras(module, save(randomized(model), tmp_path / f"frozen{form}"))
+        check(module, model.get_weights())
+
+
 def test_a_live_model_is_read():
     """Whatever has `get_weights()`; Keras is not imported for it."""
     model = made("attention")
@@ -424,6 +434,7 @@ def broken(tmp_path):
     return call
 
 
+OF_NUMBERS = '{"class_name": "Sequential", "config": {"layers": [1, 2]}}'
 KERNEL = "model_weights/abc/sequential/abc/kernel"  # the third of eight arrays
 
 
@@ -528,6 +539,19 @@ def circle(file, directory):
     file["layers/dense/layers"] = file["layers"]
 
 
+def two_names(file, directory):
+    file["layers/dense/a"] = file["layers/dense/b"] = file["layers/dense_1"]
+
+
+def deep(file, directory):
+    file["layers/dense/" + "a/" * 3000] = 1
+
+
+def array_for_layer(file, directory):
+    del file["layers/dense"]
+    file["layers/dense"] = np.zeros((8, 8))
+
+
 @pytest.mark.parametrize(
     ("change", "message", "form"),
     [
@@ -550,7 +574,11 @@ def circle(file, directory):
         ),
         (lambda file, _: file.pop("layers/dense/vars/0"), "vars in the file has 1, but no 0", ".weights.h5"),
         (lambda file, _: file.pop("layers/dense"), "There are 6 arrays|The file has 6 arrays for 8", ".weights.h5"),
-        (circle, "nested deeper than 100 groups", ".weights.h5"),
+        (circle, "is another name of a layer that was read", ".weights.h5"),
+        (two_names, "is another name of a layer that was read", ".weights.h5"),
+        (deep, "is nested deeper than 100 groups", ".weights.h5"),
+        (array_for_layer, "layers/dense' in .* is an array where a layer is expected", ".weights.h5"),
+        (lambda file, _: file.attrs.__setitem__("model_config", OF_NUMBERS), "lists something else than", ".h5"),
     ],
 )
 def test_a_broken_file_is_refused(change, message, form, broken):

@@ -147,6 +147,8 @@ def _told(path: Path) -> Iterator[None]:
 
 def inside(group: Any) -> dict[str, Any]:
     """What a group holds, by name."""
+    if not is_group(group):
+        raise ValueError(f"{_where(group)} is an array where a layer is expected.")
     return {name: child(group, name) for name in group}
 
 
@@ -170,6 +172,13 @@ def is_group(item: Any) -> bool:
     import h5py
 
     return isinstance(item, h5py.Group)
+
+
+def address(item: Any) -> int:
+    """Where in its file an item is, the same for all its names."""
+    import h5py
+
+    return int(h5py.h5o.get_info(item.id).addr)
 
 
 def _where(item: Any) -> str:

@@ -85,6 +85,8 @@ def _entries(config: Config) -> list[Config]:
     """The layers that a model's config lists, without the functions of tensors among them."""
     inner = config["config"]
     listed = inner if isinstance(inner, list) else inner["layers"]
+    if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
+        raise ValueError("The config lists something else than layers.")
     return [entry for entry in listed if not str(entry.get("module")).startswith(("keras.src.ops", "keras.ops"))]
 
 
@@ -105,10 +107,17 @@ def _holds_weights(entry: Config) -> bool:
         return any(map(_holds_weights, _entries(entry)))
     if isinstance(wrapped := _inner(entry, "layer"), Mapping):
         return _holds_weights(wrapped)
+    return bool(_weight_names(entry))
+
+
+def _weight_names(entry: Config | None) -> list[str]:
+    """What the weights of a layer are called; nothing for a class that is not known."""
+    if entry is None or not isinstance(entry.get("config"), Mapping):
+        return []
     try:
-        return bool(read_layer(entry).weights)
-    except ValueError:
-        return False
+        return [weight.name.rpartition("/")[2] for weight in read_layer(entry).weights]
+    except (TypeError, ValueError):
+        return []
 
 
 class _Tree:
@@ -116,9 +125,13 @@ class _Tree:
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str]] = set()
+        self._read: set[int] = set()
 
     def layer(self, group: Any, path: str, entry: Config | None) -> Node:
         """A layer or model, whose config is `entry` if that is known."""
+        if (address := files.address(group)) in self._read:
+            raise ValueError(f"{path} in the file is another name of a layer that was read.")
+        self._read.add(address)
         parts = files.inside(group)
         own = _variables(parts.pop("vars", None), re.sub(r"_\d+$", "", path.rpartition("/")[2]))
         parts = {name: part for name, part in parts.items() if name.lstrip("_") not in _NO_WEIGHTS}
@@ -320,8 +333,12 @@ def _part(items: list[Stored], entry: Config | None) -> Node:
     if parts and len(parts) == len(groups):
         by_part = {group.rpartition("/")[2]: own for group, own in groups.items()}
         return Node([item for part in parts for item in by_part[part]])
-    if len(groups) > 1 and not _is_even_stack(entry):
-        return _unordered(items)
+    if len(groups) > 1:
+        return Node(items) if _is_even_stack(entry) else _unordered(items)
+    names = [item.name.rpartition("/")[2].removesuffix(":0") for item in items]
+    known = _weight_names(entry)
+    if sorted(names) == sorted(set(known)):  # one of them may not be trained
+        items = [items[names.index(name)] for name in known]
     return Node(items)
 
 

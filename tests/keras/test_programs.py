@@ -9,7 +9,8 @@ import torch
 from tests.support.backends import NAMES
 from tests.support.mechanical import Port
 from tests.support.programs import counts, from_captured, from_config, here, outcomes, real, replayed
-from tests.support.random_programs import NAMINGS, TWINS, program, style_of
+from tests.support.random_layers import NAMINGS, style_of
+from tests.support.random_programs import TWINS, program
 
 on_each_backend = pytest.mark.parametrize("name", NAMES)
 keras_here = pytest.mark.usefixtures("_keras_on_cpu", "_one_thread")

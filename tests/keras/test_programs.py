@@ -21,7 +21,9 @@ def check(name, numbers, run=None):
     plain, captured = outcomes(name, numbers, run=run)
     found = counts(name, plain, captured)
     assert not [outcome for outcome in plain if outcome.verdict in ("silent", "refused")], found
-    assert [outcome.verdict for outcome in captured] == ["exact"] * len(numbers), found
+    # An initializer that is None is made by Keras on the way, and the live model does not keep it.
+    wanted = ["refused" if "_initializer=None" in outcome.source else "exact" for outcome in captured]
+    assert [outcome.verdict for outcome in captured] == wanted, found
     assert found["exact"], found
     assert found["warned"], found
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torch_kinit import checks
 from torch_kinit.keras import files
 from torch_kinit.keras.arrange import Node, Stored, arrange
 from torch_kinit.keras.draws import Config, snake_case
@@ -44,11 +45,11 @@ def weights_in(path: Path, config: Config | None, slots: Sequence[Slot]) -> list
     """The names in the file and the values of all weights; `slots` decide where the file tells no order."""
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ValueError(f"Weights are read from a .keras, .weights.h5 or .h5 file, got {str(path)!r}.")
-    with files.open_h5(path) as root:
-        legacy = "model_weights" in root or files.texts(root, "layer_names") is not None
-        if legacy:
-            group = files.child(root, "model_weights") if "model_weights" in root else root
-            node = _Legacy(config).model(group)
+    with files.open_h5(path) as root, checks.context(repr(str(path))):
+        if files.has(root, "model_weights"):
+            node = _Legacy(config).model(files.child(root, "model_weights"))
+        elif files.texts(root, "layer_names") is not None:
+            node = _Legacy(config).model(root)
         else:
             node = _Tree().layer(root, "", config)
         return [(item.name, files.values_of(item.data)) for item in arrange(node, slots, _HINT)]
@@ -226,7 +227,7 @@ def _known_order(names: Iterable[str]) -> list[str] | None:
 
 def _check_name(group: Any, path: str, name: str, others: set[str]) -> None:
     """Refuse a layer that has the name of another layer of the config."""
-    saved = files.attribute(files.child(group, "vars"), "name") if "vars" in group else None
+    saved = files.attribute(files.child(group, "vars"), "name") if files.has(group, "vars") else None
     if isinstance(saved, str) and saved != name and saved in others and name in others:
         raise ValueError(f"{path} in the file is the layer {saved!r}; by its class and number in the config, {name!r}.")
 
@@ -259,7 +260,7 @@ class _Legacy:
         entries = {_name_of(entry): entry for entry in listed}
         nodes = [self._layer(_named(files.child(group, name)), entries.get(name)) for name in names]
         top = "top_level_model_weights"  # Keras 3 has them first
-        own = _named(files.child(group, top)) if top in group else []
+        own = _named(files.child(group, top)) if files.has(group, top) else []
         later = not str(files.attribute(group, "keras_version")).startswith("3")
         return Node([], [[*nodes, Node(own)]] if later else [[Node(own), *nodes]])
 

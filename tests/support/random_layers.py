@@ -111,8 +111,7 @@ class Layers:
         """Arguments for some of a layer's initializers, in either order."""
         found = [(kernel, self.initializer(laws)) for kernel in kernels if self.rng.random() < 0.8]
         if bias and self.rng.random() < self.style.random_biases:
-            none = ["None"] if kernels == ("kernel",) and laws is LAWS else []  # which recurrent layers cannot take
-            found.append((bias, self.initializer(PLAIN_LAWS) or self.rng.choice(['"random_normal"', *none])))
+            found.append((bias, self.initializer(PLAIN_LAWS) or '"random_normal"'))
         self.rng.shuffle(found)
         return [f"{name}_initializer={value}" for name, value in found if value]
 

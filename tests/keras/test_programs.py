@@ -94,7 +94,7 @@ Bidirectional RNN StackedRNNCells LSTMCell TimeDistributed MultiHeadAttention Gr
 LayerNormalization GroupNormalization PReLU Dropout SpatialDropout1D SpatialDropout2D GaussianNoise EinsumDense
 SpectralNormalization Flatten Add Concatenate"""
 WAYS = r"""\.add\( keras\.Sequential\(\[ keras\.Model\( shared\d\( TimeDistributed\(model =init[,)] ={"class_name"
-=ki\.HeNormal\(\) stddev=0\.02\) name= dense_98 seed=\d"""
+=ki\.HeNormal\(\) stddev=0\.02\) name= dense_98 seed=\d =None"""
 
 
 def test_programs_are_of_all_kinds():

@@ -111,7 +111,8 @@ class Layers:
         """Arguments for some of a layer's initializers, in either order."""
         found = [(kernel, self.initializer(laws)) for kernel in kernels if self.rng.random() < 0.8]
         if bias and self.rng.random() < self.style.random_biases:
-            found.append((bias, self.initializer(PLAIN_LAWS) or '"random_normal"'))
+            none = ["None"] if kernels == ("kernel",) and laws is LAWS else []  # which recurrent layers cannot take
+            found.append((bias, self.initializer(PLAIN_LAWS) or self.rng.choice(['"random_normal"', *none])))
         self.rng.shuffle(found)
         return [f"{name}_initializer={value}" for name, value in found if value]
 

@@ -122,3 +122,17 @@ def test_what_differs_is_found():
     with torch.no_grad():
         port.model[3].bias[0] += 1e-6
     assert port.differing(made["weights"], "jax") == ["3.bias"]
+
+
+def test_orthogonal_kernels_may_round_otherwise():
+    """On JAX and TensorFlow, whose QR rounds otherwise, an orthogonal kernel is equal within 5e-5; no other is."""
+    orthogonal, _ = torch.linalg.qr(torch.randn(6, 6))
+    for kernel, off, differing in (
+        (orthogonal, 4e-5, []),
+        (orthogonal, 6e-5, ["0.weight"]),
+        (torch.randn(6, 6), 1e-6, ["0.weight"]),
+    ):
+        port = Port([("Dense", [(6, 4)])])
+        port.model.load_state_dict({"0.weight": kernel[:, :4].t() + off})
+        assert port.differing([kernel[:, :4]], "jax") == differing
+        assert port.differing([kernel[:, :4]], "torch") == ["0.weight"]

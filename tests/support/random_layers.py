@@ -67,6 +67,7 @@ class Layers:
         self.style = style
         self.start, self.first, self.lines = outer.start if outer else {}, [], []
         self.named = outer.named if outer else Counter()  # how many names were given of each kind
+        self.kinds = outer.kinds if outer else Counter()  # how many layers of each kind are part of the model
         self.aside = False  # while a layer is written that is no part of the model
 
     def new(self, prefix):
@@ -138,6 +139,7 @@ class Layers:
 
     def layer(self, kind, *arguments, named=True):
         name = self.name(kind) if named else []
+        self.kinds[kind] += not self.aside
         return f"kl.{kind}({', '.join(map(str, (*arguments, *name)))})"
 
     # Layers for inputs of each rank: each gives the code of a layer and the shape that comes out.

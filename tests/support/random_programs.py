@@ -15,6 +15,11 @@ PLAIN = {"plain": True, "calls": "statements", "unused": 0}
 TWINS = [{key: PLAIN[key] for key in keys} for size in (1, 2, 3) for keys in itertools.combinations(PLAIN, size)]
 
 
+WITHOUT_WEIGHTS = {"Activation", "Dropout", "GaussianDropout", "GaussianNoise", "RepeatVector", "Add", "Multiply"}
+WITHOUT_WEIGHTS |= {f"{kind}{n}D" for kind in ("SpatialDropout", "GlobalAveragePooling") for n in (1, 2)}
+WITHOUT_WEIGHTS |= {"Concatenate", "Flatten", "TimeDistributed"}
+
+
 class Program(Layers):
     """Code of models."""
 
@@ -166,6 +171,8 @@ def program(number, **style):
     shape = rng.choice(((4,), (4,), (6, 4), (6, 4), (4, 4, 4), (TOKENS, 6)))
     write = rng.choice((writer.functional, writer.functional, writer.functional, writer.sequential, writer.added))
     model, _ = write(shape)
+    if not writer.kinds.keys() - WITHOUT_WEIGHTS:
+        return program(f"{number} again", **style)
     first = _shuffled(writer.how, writer.first) if writer.style.calls.endswith("shuffled") else writer.first
     lines = [*writer.start.values(), *first, *writer.lines, f"return {model}"]
     return "def make():\n" + "".join(f"    {line}\n" for line in lines)

@@ -92,7 +92,7 @@ def _add(slots: list[Slot], target: Target, variable: Variable) -> None:
         rows = (variable.row[1],) if variable.row else ()
         copy = torch.empty(target.tensor.shape, dtype=target.tensor.dtype, device="meta")
         for block, view in enumerate(variable.views(copy)):
-            shape = (*rows, *view.shape)
+            shape = (*rows, *variable.as_in_keras(view).shape)
             slots.append(Slot(claim.modules[0].path, claim.layer, variable.role, shape, (claim.name,), block))
 
 

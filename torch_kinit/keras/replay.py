@@ -13,7 +13,8 @@ from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.keras.draws import Layer, Source, Weight, seeds_of
-from torch_kinit.keras.port import Modules, Pairs, match, rules_of
+from torch_kinit.keras.matching import Modules, Pairs, match, match_in_order
+from torch_kinit.keras.port import rules_of
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.saved_model import BUILDS, Model, in_turn, load_config
 from torch_kinit.keras.slots import Holdings, holdings
@@ -109,9 +110,20 @@ def replay_keras(
             raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
         held, keras = holdings(model, options), Model(load_config(keras_config))
         pairs = match(keras.layers, held, modules)
-        made = plan(model, rules_of(pairs, held), convention=convention, depthwise=depthwise)
+        made = _with_layers(plan(model, rules_of(pairs, held), convention=convention, depthwise=depthwise), pairs)
         sources = _from_config(keras, order, build)
     return _with_drawn_seeds(made, pairs, seeds_of(sources, seed), backend).apply()
+
+
+def _with_layers(made: Plan, pairs: Pairs) -> Plan:
+    """The plan, with the Keras layers for rules."""
+    layers: dict[str, dict[str | None, None]] = defaultdict(dict)
+    for _, slot in pairs:
+        for name in slot.names:
+            layers[name][slot.twin] = None
+    rules = {name: f"Keras' {', '.join(filter(None, own))}" for name, own in layers.items()}
+    steps = (dataclasses.replace(step, rule=rules.get(step.name, step.rule)) for step in made)
+    return dataclasses.replace(made, steps=tuple(steps))
 
 
 def _from_config(keras: Model, order: Sequence[Any] | None, build: str | None) -> list[Source]:
@@ -163,7 +175,7 @@ def _twin_layer(item: Twin, held: Holdings) -> tuple[list[Layer], Pairs]:
     for weight in layer.weights:
         weight.shape = None
     slots = [slot for path in item.modules for slot in held.inside(path, f"twin({item.class_name!r}) has")]
-    return [layer], match([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
+    return [layer], match_in_order([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
 
 
 def _module_layers(path: str, module: nn.Module, made: Plan, held: Holdings) -> tuple[list[Layer], Pairs]:
@@ -173,7 +185,7 @@ def _module_layers(path: str, module: nn.Module, made: Plan, held: Holdings) -> 
     layers = [read_layer(entry) for entry in entries]
     if not slots and any(layer.weights for layer in layers):
         return [], []  # its tensors belong to another: tied, or packed by the module around it
-    return layers, match(layers, dataclasses.replace(held, slots=slots)) if layers else []
+    return layers, match_in_order(layers, dataclasses.replace(held, slots=slots)) if layers else []
 
 
 def _planned_source(weight: Weight, step: Step) -> Source:

@@ -72,8 +72,9 @@ class Step:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
+        values = {name: v for name, v in vars(self).items() if name != "flattened" or v}  # which 0.3.0 cannot read
         return {
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()},
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "initializer": initializer,
             "law": self.law and self.law.to_dict(),
             "seeds": [[seed.seed, seed.backend] for seed in self.seeds],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -32,18 +31,14 @@ def unsure_sources(
     beside = [source for layer in layers for source in _beside_others(layer)]
     note(beside, "initializers that are not the layer's default were given by name, not as objects")
     objects = [source for source in drawing[1:] if source.with_arguments]
-    configs = Counter(_written(source) for source in drawing if source.with_arguments)
-    shared = [source for source in objects if configs[_written(source)] > 1 and not sharing_told]
+    configs = Counter(source.written for source in drawing if source.with_arguments)
+    shared = [source for source in objects if configs[source.written] > 1 and not sharing_told]
     note(shared, "each has an initializer of its own, though equal ones with arguments may be one object")
     others = [source for source in objects if source not in shared]
     note(
         others, "the initializer with arguments was made as an object right before the layer, not earlier or as a dict"
     )
     return found
-
-
-def _written(source: Source) -> str:
-    return json.dumps(source.entry(), sort_keys=True, default=str)
 
 
 def _beside_others(layer: Layer) -> list[Source]:

@@ -13,8 +13,7 @@ from torch_kinit import checks
 from torch_kinit.keras import files
 from torch_kinit.keras.doubts import missing_numbers, unsure_sources
 from torch_kinit.keras.draws import Config, Layer, Source, snake_case
-from torch_kinit.keras.live import captured_layers, is_captured
-from torch_kinit.keras.live import keras_config as captured
+from torch_kinit.keras.live import WITHOUT_SEED, capture, captured_layers, is_captured
 from torch_kinit.keras.order import BUILDS, WAYS, Doubt, Node, Number, Schedule
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.twin import Twin
@@ -23,9 +22,9 @@ _SHARING = "shared_objects_are_told"  # of a config that Keras saved with what m
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
 
 
-def load_config(keras_config: object) -> Config:
+def load_config(keras_config: object, *, seeds: bool = True) -> Config:
     """The config of a model that lists its layers: a dict, JSON, a .json, .keras or .h5 file, or a live Keras model."""
-    config: Config | None = read_config_of(keras_config)
+    config: Config | None = read_config_of(keras_config, seeds)
     if config is None:
         raise ValueError(f"{str(keras_config)!r} holds weights and no config; save the whole model, or to_json().")
     if not isinstance(config, Mapping):
@@ -43,10 +42,10 @@ def load_config(keras_config: object) -> Config:
     return config
 
 
-def read_config_of(keras_config: object) -> Any:
+def read_config_of(keras_config: object, seeds: bool) -> Any:
     """What `load_config` takes, as it stands; None for a file without a config."""
     if hasattr(keras_config, "_flatten_layers"):
-        return captured(keras_config)
+        return capture(keras_config, seeds=seeds)
     if isinstance(keras_config, (str, os.PathLike)):
         if str(keras_config).lstrip().startswith("{"):
             return files.parse(str(keras_config), "`keras_config`")
@@ -71,7 +70,6 @@ class Model:
     def __init__(self, config: Config) -> None:
         self.has_seeds = is_captured(config)  # nothing is to be drawn, and nothing to be guessed
         self._seen: dict[tuple[str, ...], Layer] = {}
-        self._objects: dict[int, Source] = {}
         self._sharing_told = config.get(_SHARING) is True
         if self.has_seeds:
             self._root = Node("")
@@ -81,6 +79,7 @@ class Model:
             _give_taken_numbers(self._root)
             # In the config's order, a shared one once; "dense" of a nested model "encoder" is "encoder/dense".
             self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
+            self._unsure_objects = _merge_objects(self.layers) if self._sharing_told else []
 
     def schedule(
         self,
@@ -95,7 +94,11 @@ class Model:
         checks.choice("build", BUILDS[0] if build is None else build, BUILDS)
         checks.choice("made", WAYS[0] if made is None else made, WAYS)
         if self.has_seeds:
-            return [weight.source for layer in self.layers for weight in layer.weights], []
+            weights = [weight for layer in self.layers for weight in layer.weights]
+            for weight in weights:
+                if weight.source.draws and weight.name != WITHOUT_SEED:
+                    raise ValueError(f"A {weight.name} of `keras_config` has a random initializer and no seed.")
+            return [weight.source for weight in weights], []
         schedule = Schedule()
         nodes = self._listed(order or ())
         named = any(isinstance(item, str) for item in order or ())
@@ -108,7 +111,10 @@ class Model:
             drawn = schedule.draws(self._root, build)
             schedule.doubts += [] if order else missing_numbers(self._root)
         sources = list(dict.fromkeys([*before, *drawn[0], *drawn[1]]))
-        return sources, [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
+        doubts = [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
+        if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
+            doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
+        return sources, doubts
 
     def _listed(self, order: Sequence[str | int | Twin]) -> list[Node]:
         """The nodes of an `order`; if it names layers, all that draw must be among them."""
@@ -160,15 +166,31 @@ class Model:
         path = prefix + layer.name
         key = layer.class_name, layer.name if _numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
         layer.name = path
-        return self._seen.setdefault(key, self._with_shared_objects(layer))
+        return self._seen.setdefault(key, layer)
 
-    def _with_shared_objects(self, layer: Layer) -> Layer:
-        """The layer, with the same source for what the file says to be one object."""
-        same = {s: self._objects.setdefault(s.object_id, s) for s in layer.constructor if s.object_id is not None}
-        layer.constructor = [same.get(source, source) for source in layer.constructor]
-        for weight in layer.weights:
-            weight.source = same.get(weight.source, weight.source)
-        return layer
+
+def _merge_objects(layers: Sequence[Layer]) -> list[Layer]:
+    """Give layers the same source for what a .keras file says to be one object; those of which it says not enough.
+
+    Keras gives an object that comes again an id, but its first place, before, has none: it is an equal initializer.
+    """
+    sources = [(layer, source) for layer in layers for source in layer.natural if source.draws]
+    unsure: list[Layer] = []
+    for object_id in dict.fromkeys(source.object_id for _, source in sources if source.object_id is not None):
+        places = [i for i, (_, source) in enumerate(sources) if source.object_id == object_id]
+        written = sources[places[0]][1].written
+        before = [(x, s) for x, s in sources[: places[0]] if s.object_id is None and s.written == written]
+        unsure += [layer for layer, _ in before] if len(before) > 1 else []
+        one = before[-1][1] if before else sources[places[0]][1]
+        one.object_id = object_id
+        same = {sources[i][1] for i in places} | {one}
+        for layer in layers:
+            layer.constructor = [one if source in same else source for source in layer.constructor]
+            layer.constructor.sort(key=lambda source: source.object_id is None)
+            layer.natural = [one if source in same else source for source in layer.natural]
+            for weight in layer.weights:
+                weight.source = one if weight.source in same else weight.source
+    return unsure
 
 
 def _place_model(part: Node, outer: Number | None, *, in_list: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_kinit import checks
 from torch_kinit.keras import files
 from torch_kinit.keras.arrange import Node, Stored, arrange
-from torch_kinit.keras.draws import Config, snake_case
+from torch_kinit.keras.draws import Config, lora_error, snake_case
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.saved_model import is_model, load_config
 from torch_kinit.keras.slots import Slot
@@ -359,13 +359,6 @@ def _by_prefix(items: list[Stored]) -> dict[str, list[Stored]]:
 def _unordered(items: list[Stored]) -> Node:
     """Layers of which the list does not tell the order, as some of them may not be trained."""
     return Node([], [[_part(group, None)] for group in _by_prefix(items).values()])
-
-
-def lora_error(name: str) -> ValueError:
-    return ValueError(
-        f"Keras' layer of {name!r} has LoRA weights (`lora_rank`), of which a torch layer has none. Merge them: "
-        "keras_model.save('merged.keras') stores the product in the kernel, and from_keras reads that file."
-    )
 
 
 def lora_layers(config: Any) -> list[str]:

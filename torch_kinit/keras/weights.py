@@ -181,12 +181,17 @@ def _read(slot: Slot, held: Holdings) -> Any:
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
-    value = value.contiguous().cpu()
+    value = value.reshape(slot.shape).contiguous().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _write(parts: Iterable[Tensor], target: Target, held: Holdings, model: nn.Module) -> None:
     """Fill a tensor of the model, block by block, from values in Keras' layout."""
     remaining = iter(parts)
+
+    def put(view: Tensor) -> None:
+        value = next(remaining)
+        view.copy_(value.reshape(view.shape) if value.ndim else value)
+
     with writing(target, target.name, model) as tensor:
-        held.variables[target.name].fill(tensor, lambda view: view.copy_(next(remaining)))
+        held.variables[target.name].fill(tensor, put)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch_kinit import checks
 from torch_kinit.initializers.recipe import is_array
 from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, lora_error, snake_case
 from torch_kinit.keras.read import read_layer
+from torch_kinit.layers.variable import CONVENTIONS
 
 WITHOUT_SEED = (
     "vector_u"  # of SpectralNormalization: drawn in `build` by an initializer that is not kept; no port has it
@@ -71,7 +74,7 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
             "as an attribute named after the weight: self.kernel_initializer = keras.initializers.get(...), given to "
             "add_weight."
         )
-    return {**_saved(model), "weights": found}
+    return {**_saved(model), "convention": _convention(model), "weights": found}
 
 
 def _saved(model: Any) -> dict[str, Any]:
@@ -81,6 +84,14 @@ def _saved(model: Any) -> dict[str, Any]:
     except Exception:  # a subclassed model's own get_config can raise anything
         saved = {}
     return saved if isinstance(saved, dict) and saved else {"class_name": type(model).__name__, "config": None}
+
+
+def _convention(model: Any) -> str:
+    """Whose fans of attention the model was made with, by the version of its Keras."""
+    modules = [cls.__module__.partition(".")[0] for cls in type(model).__mro__]
+    keras = sys.modules.get(next((name for name in modules if name in ("keras", "tf_keras")), ""))
+    version = [int(part) for part in re.findall(r"\d+", str(getattr(keras, "__version__", "3.15")))[:2]]
+    return CONVENTIONS[version < [3, 15]]
 
 
 class _Walk:

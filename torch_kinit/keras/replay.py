@@ -122,6 +122,7 @@ def replay_keras(
         planned = plan(model, rules_of(pairs, held), convention=convention, depthwise=depthwise)
         planned = _with_layers(planned, pairs)
         sources, doubts = keras.schedule(build, order, made)
+        doubts += keras.check_convention(convention)
         warning = told(doubts) if doubts else None
     seeded = _with_drawn_seeds(planned, pairs, seeds_of(sources, seed or 0), backend)
     if warning:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch_kinit import checks
 from torch_kinit.keras import files
-from torch_kinit.keras.doubts import missing_numbers, unsure_sources
+from torch_kinit.keras.doubts import missing_numbers, other_convention, unsure_sources
 from torch_kinit.keras.draws import Config, Layer, Source, snake_case
 from torch_kinit.keras.live import WITHOUT_SEED, capture, captured_layers, is_captured
 from torch_kinit.keras.order import BUILDS, WAYS, Doubt, Node, Number, Schedule
@@ -70,6 +70,7 @@ class Model:
     def __init__(self, config: Config) -> None:
         self.has_seeds = is_captured(config)  # nothing is to be drawn, and nothing to be guessed
         self._seen: dict[tuple[str, ...], Layer] = {}
+        self._convention = config.get("convention")
         self._sharing_told = config.get(_SHARING) is True
         if self.has_seeds:
             self._root = Node("")
@@ -115,6 +116,17 @@ class Model:
         if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
             doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
         return sources, doubts
+
+    def check_convention(self, convention: str) -> list[Doubt]:
+        """Raise if the fans of attention are known to be of another convention; a doubt where they seem to be."""
+        if not self.has_seeds:
+            return other_convention(self.layers, convention)
+        if self._convention not in (None, convention) and any(w.axes for layer in self.layers for w in layer.weights):
+            raise ValueError(
+                f"`keras_config` is of a model with the fans of {self._convention}, and `convention` is "
+                f"{convention!r}: give convention={self._convention!r}."
+            )
+        return []
 
     def _listed(self, order: Sequence[str | int | Twin]) -> list[Node]:
         """The nodes of an `order`; if it names layers, all that draw must be among them."""

@@ -221,6 +221,54 @@ def test_a_layer_of_an_own_class_in_a_functional_model(tmp_path):
         check(module, model.get_weights())
 
 
+class Attention(kl.Layer):
+    """With the names of Keras' own attention, and its parts made in another order."""
+
+    def __init__(self, names, **kwargs):
+        super().__init__(**kwargs)
+        for name in names:
+            setattr(self, name, kl.Dense(8, name=name))
+        self.names = names
+
+    def build(self, shape):
+        for name in self.names:
+            getattr(self, name).build(shape)
+
+    def call(self, x):
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("value", "attention_output", "query", "key"),
+        ("value_dense", "output_dense", "query_dense", "key_dense"),
+        ("backward_layer", "forward_layer"),
+    ],
+)
+def test_names_of_parts_tell_nothing_in_a_class_of_ones_own(names, tmp_path):
+    """Only Keras' own attention has its query first, and only its Bidirectional what runs forward."""
+    model = randomized(keras.Sequential([keras.Input((8,)), Attention(names)]))
+    for form in FORMS:
+        path = save(model, tmp_path / f"own{form}")
+        with pytest.raises(ValueError, match="does not tell which comes first"):
+            kinit.from_keras(nn.ModuleList([nn.Linear(8, 8) for _ in names]), path)
+
+
+def test_names_of_another_session_are_no_contradiction(tmp_path):
+    """Automatic names that begin at another number: dense_1 of the file may be dense of the config."""
+
+    def model(*names):
+        return randomized(keras.Sequential([keras.Input((8,)), *(kl.Dense(8, name=name) for name in names)]))
+
+    saved, config = model("dense_1", "dense_2"), model("dense", "dense_1")
+    module = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+    kinit.from_keras(module, save(saved, tmp_path / "a.weights.h5"), keras_config=config)
+    check(module, saved.get_weights())
+
+
 def test_states_that_are_no_weights_are_left_out(tmp_path):
     """An optimizer's, a metric's, and the seeds of Dropout are not in `get_weights()`."""
     model = keras.Sequential([keras.Input((4,)), kl.Dense(4), kl.Dropout(0.5), kl.GaussianNoise(0.1), kl.Dense(2)])
@@ -233,14 +281,15 @@ def test_states_that_are_no_weights_are_left_out(tmp_path):
 
 
 def test_a_layer_of_two_models_is_read_once(tmp_path):
-    """A .keras file keeps a shared layer where it comes first, as `get_weights()` does."""
+    """`get_weights()` has a shared layer where it comes first; a .keras file has it once, an .h5 twice."""
     shared, inputs = kl.Dense(4), keras.Input((4,))
     first = keras.Model(inputs, kl.Dense(4)(shared(inputs)))
     inputs = keras.Input((4,))
     model = randomized(keras.Model(inputs, shared(kl.Dense(4)(first(inputs)))))
-    module = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
-    kinit.from_keras(module, save(model, tmp_path / "shared.keras"))
-    check(module, model.get_weights())
+    for form in (".keras", ".h5"):
+        module = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+        kinit.from_keras(module, save(model, tmp_path / f"shared{form}"))
+        check(module, model.get_weights())
 
 
 def test_a_kernel_that_is_not_trained_keeps_its_place(tmp_path):
@@ -362,9 +411,21 @@ def from_file_alone(module, path):
 def test_a_config_is_read_from_an_h5_and_a_live_model(name, tmp_path):
     """They give the rules and the numbers that model.to_json() gives."""
     model = made(name)
-    path = save(model, tmp_path / "model.h5")
+    path, expected, module = save(model, tmp_path / "model.h5"), port(model), port(model)
+    rules = kinit.rules_from_keras(model.to_json(), module)
+    kinit.replay_keras(expected, 7, backend="torch", keras_config=model.to_json())
     for config in (path, str(path), model):
-        assert kinit.rules_from_keras(config, port(model)) == kinit.rules_from_keras(model.to_json(), port(model))
+        assert kinit.rules_from_keras(config, module) == rules
+        kinit.replay_keras(module, 7, backend="torch", keras_config=config)
+        assert fingerprint(module) == fingerprint(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"distributed"}))
+def test_a_config_is_read_from_an_h5_of_tf_keras(name, tf_keras_files):
+    """Its attribute model_config is what its .keras file has in config.json."""
+    h5, archived = (kinit.rules_from_keras(tf_keras_files / f"{name}{form}", port(made(name))) for form in FORMS[1::-1])
+    assert h5 == archived
 
 
 def test_weights_alone_hold_no_config(tmp_path):
@@ -719,7 +780,9 @@ def test_names_that_contradict_the_order_are_refused(tmp_path):
     layers = config["config"]["layers"]
     layers[1], layers[2] = layers[2], layers[1]
     path = save(model, tmp_path / "a.weights.h5")
-    with pytest.raises(ValueError, match=r"/layers/dense in the file is the layer 'zed'; by its class .* 'abc'"):
+    with pytest.raises(
+        ValueError, match=r"/layers/dense in the file is the layer 'zed'; by the order of the config, 'abc'"
+    ):
         kinit.from_keras(port(model), path, keras_config=config)
 
 

@@ -13,9 +13,9 @@ from torch_kinit.initializers.axes import fans_of
 from torch_kinit.initializers.names import get, recipe, serialize
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.keras.draws import Layer, Weight
+from torch_kinit.keras.entries import lora_error
 from torch_kinit.keras.saved_model import Model, load_config
 from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
-from torch_kinit.keras.weight_files import lora_error
 from torch_kinit.layers.variable import Options
 
 Pairs = list[tuple[Weight, Slot]]

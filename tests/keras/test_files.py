@@ -80,6 +80,37 @@ def test_weights_alone_are_ordered_by_their_shapes(name, tmp_path):
     check(module, model.get_weights())
 
 
+@each_model
+def test_groups_without_arrays_may_be_missing(name, tmp_path):
+    """Keras writes an empty group for a layer without weights, but loads a file that has none."""
+    model = made(name)
+    module, path = port(model), save(model, tmp_path / "model.weights.h5")
+    with h5py.File(path, "a") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name))
+        for each in names:
+            if each.endswith("vars") and not len(file[each]):
+                del file[each]
+    keras.models.clone_model(model).load_weights(path)
+    kinit.from_keras(module, path, keras_config=model)
+    check(module, model.get_weights())
+
+
+@each_model
+def test_files_of_tensorflow_2_12_name_the_list_of_layers_otherwise(name, tmp_path):
+    """Keras loads `_layer_checkpoint_dependencies` for `layers`; so is it read."""
+    model = made(name)
+    module, path = port(model), save(model, tmp_path / "model.weights.h5")
+    with h5py.File(path, "a") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name))
+        for each in sorted((name for name in names if name.endswith("layers")), key=len, reverse=True):
+            file.move(each, each.removesuffix("layers") + "_layer_checkpoint_dependencies")
+    keras.models.clone_model(model).load_weights(path)
+    kinit.from_keras(module, path, keras_config=model)
+    check(module, model.get_weights())
+
+
 @pytest.fixture(scope="module")
 def tf_keras_files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tf_keras")

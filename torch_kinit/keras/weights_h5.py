@@ -82,7 +82,7 @@ class Tree:
         queues: dict[str, list[Node]] = {}
         for name, part in parts.items():
             held, where = files.inside(part), f"{path}/{name}"
-            if "vars" in held or name.lstrip("_") in (*_ATTENTION, *_BIDIRECTIONAL):
+            if "vars" in held or name.lstrip("_") in ("layer", "cell", *_ATTENTION, *_BIDIRECTIONAL):
                 queues[name] = [self.layer(part, where, _entry_of(entry, name))]
             elif name == "cells" and isinstance(cells := inner(entry, name), list):
                 queues[name] = self._listed(held, where, cells)

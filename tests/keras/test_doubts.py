@@ -105,7 +105,7 @@ TOLD = {
     "nested calls": (
         lambda: functional(lambda x: kl.Dense(4)(kl.Dropout(0.2)(kl.Dense(5)(x)))), "dense", "are Keras' own"),
     "nested calls of different classes": (
-        lambda: functional(lambda x: kl.Dropout(0.2)(kl.Dense(5)(x))), "dropout", "each layer is called where it is made"),
+        lambda: functional(lambda x: kl.Dropout(0.2)(kl.Dense(5)(x))), "dropout", "each layer is called where it is"),
     "names numbered by hand": (numbered_by_hand, "dense_2", "names that look automatic"),
     "layers made before they are called": (made_then_called, "multi_head_attention", "`build` says which"),
     "layers added one by one": (added, "spectral_normalization", "`build` says which"),

@@ -179,9 +179,11 @@ def axes_of(equation: str) -> tuple[list[int], list[int]]:
 
 
 def lora_error(name: str) -> ValueError:
+    """For a layer with weights that no torch layer has."""
     return ValueError(
-        f"Keras' layer of {name!r} has LoRA weights (`lora_rank`), of which a torch layer has none. Merge them: "
-        "keras_model.save('merged.keras') stores the product in the kernel, and from_keras reads that file."
+        f"Keras' layer {name!r} has LoRA weights (`lora_rank`), of which a torch layer has none. Merge them: "
+        "keras_model.save('merged.keras') adds their product to the kernel, and from_keras reads that file; "
+        "a config is to be from before enable_lora."
     )
 
 

@@ -83,8 +83,9 @@ def from_keras(
         ModuleNotFoundError: a file is read, and h5py is not installed.
 
     After an error, also one of a parametrization's own, the model is as it was. The second bias that torch adds in an
-    LSTM or RNN is set to zero. A file is read as data: no code in it is run. The kernel of a layer with LoRA weights is
-    read from a .keras or .weights.h5 with the update that these make.
+    LSTM or RNN is set to zero. A file is read as data: no code in it is run, no link in it followed, and no config of
+    more than 64 MiB or 200 levels read; but HDF5's own library parses it, which an .h5 made to harm may crash or hang.
+    The kernel of a layer with LoRA weights is read from a .keras or .weights.h5 with the update that these make.
 
     Example:
         >>> import torch

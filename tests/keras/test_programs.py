@@ -81,12 +81,12 @@ def test_nothing_is_said_where_nothing_is_ambiguous_on(name):
 
 
 @keras_here
-def test_an_archive_tells_what_the_config_does(tmp_path):
-    """A .keras file gives the outcome of model.to_json()."""
-    sources = [program(number) for number in range(20, 26)]
+def test_an_archive_is_never_wrong_without_a_word(tmp_path):
+    """A .keras file, which tells shared objects too, gives every weight or a warning where the plain config does."""
+    sources = [program(number) for number in range(20, 50)]
     for i, (source, made) in enumerate(zip(sources, real("torch", sources, run=here, folder=tmp_path), strict=True)):
         archive = replayed(source, made, "torch", seed=1, keras_config=tmp_path / f"{i}.keras")
-        assert archive == from_config(source, made, "torch")
+        assert archive.verdict in ("exact", "warned") or from_config(source, made, "torch").verdict == "silent", source
 
 
 # The programs themselves, and the check that judges them.

@@ -81,12 +81,12 @@ def test_nothing_is_said_where_nothing_is_ambiguous_on(name):
 
 
 @keras_here
-def test_an_archive_tells_no_less_than_the_config(tmp_path):
-    """From a .keras file, too, weights are Keras' own or there is a warning."""
-    sources = [program(number) for number in range(20, 26)]
+def test_an_archive_is_never_wrong_without_a_word(tmp_path):
+    """A .keras file, which tells shared objects too, gives every weight or a warning where the plain config does."""
+    sources = [program(number) for number in range(20, 50)]
     for i, (source, made) in enumerate(zip(sources, real("torch", sources, run=here, folder=tmp_path), strict=True)):
         archive = replayed(source, made, "torch", seed=1, keras_config=tmp_path / f"{i}.keras")
-        assert archive.verdict in ("exact", "warned"), source
+        assert archive.verdict in ("exact", "warned") or from_config(source, made, "torch").verdict == "silent", source
 
 
 ONE_OBJECT = """

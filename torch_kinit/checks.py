@@ -83,7 +83,10 @@ def array(value: object) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach()
     if hasattr(value, "__array__"):
-        return torch.as_tensor(value.__array__().copy(), device="cpu")
+        own = value.__array__().copy()
+        if own.dtype.name == "bfloat16":  # of ml_dtypes, as Keras gives it
+            return torch.as_tensor(own.view("int16"), device="cpu").view(torch.bfloat16)
+        return torch.as_tensor(own, device="cpu")
     # A list has no dtype of its own, and torch's default may be narrower than what is filled.
     return torch.as_tensor(value, dtype=torch.float64, device="cpu")
 

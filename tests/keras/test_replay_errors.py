@@ -120,7 +120,7 @@ ARGUMENTS = {
     "subclassed": ({"keras_config": {"class_name": "Mine", "config": {}}}, ValueError, "The config of Mine does not"),
     "no config": ({"keras_config": 3}, TypeError, "`keras_config` must be a dict, JSON as model.to_json() gives it"),
     "no JSON": ({"keras_config": "{"}, ValueError, "`keras_config` is no JSON"),
-    "weights alone": ({"keras_config": "net.weights.h5"}, ValueError, "or the path of a .json or .keras file, got"),
+    "another file": ({"keras_config": "net.npz"}, ValueError, "is read from a .json, .keras or .h5 file, got"),
     "no such file": ({"keras_config": "none.keras"}, FileNotFoundError, "none.keras"),
 }  # fmt: skip
 

@@ -195,6 +195,13 @@ class Subclassed(keras.Model):
     """A model that is a class."""
 
 
+class Unlisted(keras.Model):
+    """A model that is a class, with an argument that it does not save."""
+
+    def __init__(self, size):
+        super().__init__()
+
+
 def not_of_keras(path):
     with zipfile.ZipFile(path / "model.keras", "w") as archive:
         archive.writestr("weights.txt", "")
@@ -206,11 +213,15 @@ def not_of_keras(path):
     [
         (lambda path: Subclassed().to_json(), ValueError, "The config of Subclassed does not list its layers.*`order`"),
         (lambda path: saved(kl.Dense(3)), ValueError, "The config of Dense does not list its layers"),
-        (lambda path: sequential(), TypeError, r"must be a dict, JSON.*got Sequential. Give model.to_json\(\)"),
-        (lambda path: 3, TypeError, "must be a dict, JSON as model.to_json.* gives it, or the path .* got int"),
-        (lambda path: "[1]", ValueError, "must be JSON or the path of a .json or .keras file, got '\\[1\\]'"),
+        (
+            lambda path: Unlisted(object()),
+            ValueError,
+            "Unlisted does not list its layers: it is a subclassed",
+        ),
+        (lambda path: 3, TypeError, "must be a dict, JSON as model.to_json.* gives it, .* or the path .* got int"),
+        (lambda path: "[1]", ValueError, "is read from a .json, .keras or .h5 file, got '\\[1\\]'"),
         (lambda path: "{1", ValueError, "`keras_config` is no JSON: Expecting"),
-        (lambda path: path / "model.h5", ValueError, "must be JSON or the path of a .json or .keras file.*model.save"),
+        (lambda path: path / "model.pt", ValueError, "is read from a .json, .keras or .h5 file.*model.save"),
         (not_of_keras, ValueError, "model.keras' is no model saved by Keras 3"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch_kinit import checks
 from torch_kinit.keras.draws import Layer, Weight, snake_case
 from torch_kinit.keras.slots import Holdings, Slot, fits
+from torch_kinit.keras.weight_files import lora_error
 
 Pairs = list[tuple[Weight, Slot]]
 Modules = Mapping[str, str | Sequence[str] | None]
@@ -115,6 +116,8 @@ def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> Slots:
 def _check(place: Place) -> None:
     """Raise unless the weight fits where it is put."""
     layer, weight, slot = place
+    if "lora_" in weight.name:
+        raise lora_error(layer.name)
     if slot is None:
         raise ValueError(
             f"{place}, for which the torch model has no tensor left. A layer that the torch model goes without is "

@@ -29,8 +29,8 @@ def rules_from_keras(
     """The rules by which `apply` draws each parameter of a torch port from the law that its Keras twin names.
 
     Args:
-        keras_config: a Sequential or functional Keras model as `keras_model.to_json()` gives it, as a dict, or the path
-            of a .json or .keras file.
+        keras_config: a Sequential or functional Keras model: as `keras_model.to_json()` gives it, as a dict, the path
+            of a .json, .keras or whole-model .h5 file (read with h5py), or the Keras model itself.
         model: the torch port, whose layers with weights stand in the order of the Keras model's layers.
         modules: where they do not: from the name of a Keras layer to the path of the torch module or modules that
             hold its weights, in Keras' order; None for a layer that the port goes without. Layers not named are

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch_kinit import checks
+from torch_kinit.keras import files
 from torch_kinit.keras.draws import Config, Layer, Source, snake_case
 from torch_kinit.keras.read import read_layer
 
@@ -26,46 +26,45 @@ Draws = tuple[list[Source], list[Source]]  # the sources that draw when a layer 
 
 
 def load_config(keras_config: object) -> Config:
-    """The config of a model that lists its layers, from a dict, from JSON, or from a .json or .keras file."""
-    if isinstance(keras_config, (str, os.PathLike)) and not str(keras_config).lstrip().startswith("{"):
-        keras_config = _read_file(Path(keras_config))
-    if isinstance(keras_config, str):
-        try:
-            keras_config = json.loads(keras_config)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`keras_config` is no JSON: {error}.") from None
-    if not isinstance(keras_config, Mapping):
-        hint = " Give model.to_json()." if hasattr(keras_config, "to_json") else ""
+    """The config of a model that lists its layers: a dict, JSON, a .json, .keras or .h5 file, or a live Keras model."""
+    config: Config | None = read_config_of(keras_config)
+    if config is None:
+        raise ValueError(f"{str(keras_config)!r} holds weights and no config; save the whole model, or to_json().")
+    if not isinstance(config, Mapping):
         raise TypeError(
-            "`keras_config` must be a dict, JSON as model.to_json() gives it, or the path of a .json or .keras file, "
-            f"got {type(keras_config).__name__}.{hint}"
+            "`keras_config` must be a dict, JSON as model.to_json() gives it, a Keras model, or the path of a .json, "
+            f".keras or .h5 file, got {type(config).__name__}."
         )
-    if "class_name" not in keras_config and "layers" in keras_config:  # what get_config() gives
-        keras_config = {"class_name": "Model", "config": keras_config}
-    if not _is_model(keras_config):
+    if "class_name" not in config and "layers" in config:  # what get_config() gives
+        config = {"class_name": "Model", "config": config}
+    if not is_model(config):
         raise ValueError(
-            f"The config of {keras_config.get('class_name')} does not list its layers, as that of a subclassed model. "
+            f"The config of {config.get('class_name')} does not list its layers, as that of a subclassed model. "
             "Give the config of a Sequential or functional model, or the model's draws through `order`."
         )
+    return config
+
+
+def read_config_of(keras_config: object) -> Any:
+    """What `load_config` takes, as it stands; None for a file without a config."""
+    if not isinstance(keras_config, (str, Mapping)) and callable(to_json := getattr(keras_config, "to_json", None)):
+        try:
+            keras_config = str(to_json())
+        except NotImplementedError:
+            raise ValueError(
+                f"{type(keras_config).__name__} does not list its layers: it is a subclassed model. "
+                "Give its draws through `order`."
+            ) from None
+    if isinstance(keras_config, (str, os.PathLike)):
+        if not str(keras_config).lstrip().startswith("{"):
+            return files.read_config(Path(keras_config))
+        return files.parse(str(keras_config), "`keras_config`")
+    files.check_depth(keras_config, "`keras_config`")
     return keras_config
 
 
-def _read_file(path: Path) -> str:
-    if path.suffix not in (".json", ".keras"):
-        raise ValueError(
-            f"`keras_config` must be JSON or the path of a .json or .keras file, got {str(path)!r}. "
-            "model.save('model.keras') and model.to_json() make them."
-        )
-    if path.suffix == ".json":
-        return path.read_text(encoding="utf-8")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("config.json").decode("utf-8")
-    except (zipfile.BadZipFile, KeyError):
-        raise ValueError(f"{str(path)!r} is no model saved by Keras 3: it is no zip file with a config.json.") from None
-
-
-def _is_model(entry: Config) -> bool:
+def is_model(entry: Config) -> bool:
+    """Whether a config is that of a model that lists its layers."""
     config = entry.get("config")
     if isinstance(config, Mapping) and "layers" in config:
         return entry.get("class_name") in ("Sequential", "Functional", "Model") or "input_layers" in config
@@ -158,7 +157,7 @@ class Model:
             inner = inner["config"]["layer"]
         config = entry.get("config")
         name = str(entry.get("name") or (config.get("name") if isinstance(config, Mapping) else None))
-        if _is_model(inner):
+        if is_model(inner):
             node = self._model(inner, prefix + name, f"{prefix}{name}/")
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))

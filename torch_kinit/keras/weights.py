@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torch_kinit import checks
 from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
+from torch_kinit.keras.weight_files import named_arrays
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.targets import Target, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
@@ -35,6 +36,7 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
         A list of arrays of the parameters' dtypes, bfloat16 as float32, which no longer share memory with `model`.
 
     Raises:
+        ModuleNotFoundError: NumPy is not installed.
         ValueError: a parameter that no Keras layer has, such as a raw nn.Parameter; a DTensor, or a parameter on the
             meta device; an `order` that leaves weights out.
 
@@ -43,27 +45,46 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
         >>> [array.shape for array in to_keras(nn.Sequential(nn.Conv2d(3, 8, 5), nn.GRU(8, 4)))]
         [(5, 5, 3, 8), (8,), (8, 12), (4, 12), (2, 12)]
     """
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        raise ModuleNotFoundError(
+            "`to_keras` gives NumPy arrays, and NumPy is not installed: pip install numpy."
+        ) from None
     held = _holdings(model, order, depthwise)
     return [_read(slot, held) for slot in held.slots]
 
 
 def from_keras(
-    model: nn.Module, arrays: Iterable[Any], *, order: Sequence[str] | None = None, depthwise: bool = True
+    model: nn.Module,
+    source: Any,
+    *,
+    keras_config: Any = None,
+    order: Sequence[str] | None = None,
+    depthwise: bool = True,
 ) -> None:
     """Give `model` the weights of its Keras twin, `keras_model.get_weights()`; the inverse of `to_keras`.
 
     Args:
         model: the torch port.
-        arrays: as many arrays or tensors as `to_keras` gives, of the same shapes, but that axes of size one and
-            neighbouring axes that Keras keeps apart (those of a MultiHeadAttention's heads) may be merged or not.
+        source: as many arrays or tensors as `to_keras` gives, of the same shapes, but that axes of size one and
+            neighbouring axes that Keras keeps apart (those of a MultiHeadAttention's heads) may be merged or not. Or a
+            live Keras model; or the path of a file that one was saved to: .keras, .weights.h5, or the .h5 of Keras 2
+            and 3 (read with h5py: `pip install torch_kinit[files]`).
+        keras_config: the Keras model, as `rules_from_keras` takes it, for a file of weights alone. A .weights.h5 keeps
+            layers by class (dense, dense_1, embedding), so that without a config the order of classes is the one that
+            fits the shapes, and an error if several do.
         order, depthwise: as in `to_keras`.
 
     Raises:
         ValueError, TypeError: too many or too few arrays, or one of another shape than its place has, naming the layer;
-            a parameter that cannot be set, such as a DTensor.
+            a file that is damaged, holds what are no numbers, links elsewhere, or does not tell the order; LoRA
+            weights; a parameter that cannot be set, such as a DTensor.
+        ModuleNotFoundError: a file is read, and h5py is not installed.
 
     After an error, also one of a parametrization's own, the model is as it was. The second bias that torch adds in an
-    LSTM or RNN is set to zero.
+    LSTM or RNN is set to zero. A file is read as data: no code in it is run. The kernel of a layer with LoRA weights is
+    read from a .keras or .weights.h5 with the update that these make.
 
     Example:
         >>> import torch
@@ -75,10 +96,11 @@ def from_keras(
         True
     """
     held = _holdings(model, order, depthwise)
-    slots, values = held.slots, [_array(i, array) for i, array in enumerate(arrays)]
-    for i, (slot, value) in enumerate(zip(slots, values, strict=False)):
+    arrays = named_arrays(source, keras_config, held.slots)
+    slots, values = held.slots, [_array(name, array) for name, array in arrays]
+    for (name, _), slot, value in zip(arrays, slots, values, strict=False):
         if not fits(tuple(value.shape), slot.shape):
-            raise ValueError(f"Array {i} of {len(values)} has shape {tuple(value.shape)}; its place is {slot}.")
+            raise ValueError(f"{name} of {len(values)} has shape {tuple(value.shape)}; its place is {slot}.")
     if len(values) != len(slots):
         short = len(values) < len(slots)
         place = slots[len(values)] if short else slots[-1] if slots else "nothing"
@@ -135,16 +157,16 @@ def _holdings(model: nn.Module, order: Sequence[str] | None, depthwise: bool) ->
     return dataclasses.replace(held, slots=slots)
 
 
-def _array(i: int, array: Any) -> Tensor:
+def _array(name: str, array: Any) -> Tensor:
     """An array as a tensor that holds real numbers."""
     try:
         value = checks.array(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"Array {i} is none of numbers that torch can take: {error}") from error
+        raise TypeError(f"{name} is none of numbers that torch can take: {error}") from error
     kinds = {"complex": value.is_complex(), "quantized": value.is_quantized, "on the meta device": value.is_meta}
     kinds |= {"a DTensor": is_distributed(value), str(value.layout): value.layout != torch.strided}
     if wrong := [kind for kind, is_so in kinds.items() if is_so]:
-        raise ValueError(f"Array {i} is {wrong[0]}; it must be dense and hold real numbers in this process.")
+        raise ValueError(f"{name} is {wrong[0]}; it must be dense and hold real numbers in this process.")
     return value
 
 

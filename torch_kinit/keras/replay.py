@@ -13,7 +13,8 @@ from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.keras.draws import Layer, Source, Weight, seeds_of
-from torch_kinit.keras.matching import Modules, Pairs, match, match_in_order
+from torch_kinit.keras.flatten import warn_of_flatten
+from torch_kinit.keras.matching import Modules, Pairs, match_in_order, paired, places
 from torch_kinit.keras.port import rules_of
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.saved_model import BUILDS, Model, in_turn, load_config
@@ -54,10 +55,11 @@ def replay_keras(
             and rates, and is checked against `model` weight by weight. In a functional model each layer counts as
             called when it is made: `Dropout(0.1)(Dense(8)(x))`, which makes Dropout first, needs `order`. Without
             `keras_config`, each torch module counts for the Keras layer of its kind, with Keras' default initializers.
-        order: without `keras_config`, what the Keras program makes, in its order, if not the modules of `model` as they
-            are registered: paths of modules (a container stands for what is in it), `twin`s, and ints, for so many
-            draws of something else. With `keras_config`, the names of its layers that draw, in the order in which the
-            program makes them, if that cannot be told from it.
+        order: the order of the layers' draws, as that of arrays in `to_keras`. Without `keras_config`, what the Keras
+            program makes, in its order, if not the modules of `model` as they are registered: paths of modules (a
+            container stands for what is in it), `twin`s, and ints, for so many draws of something else. With
+            `keras_config`, the names of its layers that draw, in the order in which the program makes them, if that
+            cannot be told from it.
         build: "sequential", as `Sequential([...])`: all layers are made, then all built; or "functional", as
             `x = Dense(3)(x)`: each is built when it is made. None for the kind of model that `keras_config` is, or
             "sequential" without it.
@@ -108,8 +110,11 @@ def replay_keras(
     else:
         if rules is not None:
             raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
-        held, keras = holdings(model, options), Model(load_config(keras_config))
-        pairs = match(keras.layers, held, modules)
+        config = load_config(keras_config)
+        held, keras = holdings(model, options), Model(config)
+        found = places(keras.layers, held, modules)
+        warn_of_flatten(config, found, held)
+        pairs = paired(found)
         made = _with_layers(plan(model, rules_of(pairs, held), convention=convention, depthwise=depthwise), pairs)
         sources = _from_config(keras, order, build)
     return _with_drawn_seeds(made, pairs, seeds_of(sources, seed), backend).apply()

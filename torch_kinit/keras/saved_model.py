@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,14 +162,14 @@ class Model:
             node = self._model(inner, prefix + name, f"{prefix}{name}/")
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))
-        node.calls = [[(prefix + name, k) for name, k in _inputs_of(call)] for call in entry.get("inbound_nodes") or []]
+        node.calls = [[(prefix + name, k) for name, k in inputs_of(call)] for call in entry.get("inbound_nodes") or []]
         return node
 
     def _shared(self, entry: Config, prefix: str) -> Layer:
         """A layer; the same again where its automatic name, which Keras gives once, comes again."""
         layer = read_layer(entry)
         path = prefix + layer.name
-        key = layer.class_name, layer.name if _numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
+        key = layer.class_name, layer.name if _numbers_of(entry) else path, _text_of(entry)
         layer.name = path
         return self._seen.setdefault(key, layer)
 
@@ -184,6 +185,12 @@ class Model:
         drawn: list[Draws] = [(parts[i][0], []) if k == MADE else ([], parts[i][1]) for i, k in steps if k <= CALLED]
         made, built = in_turn(drawn, build or BUILDS[node.functional])
         return ([*made, *built], []) if node.built_when_made else (made, built)
+
+
+def _text_of(entry: Config) -> str:
+    """The config of a layer, without the identities of shared objects, which a file has of each but once."""
+    text = json.dumps(entry.get("config"), default=str)
+    return re.sub(r', "shared_object_id": \d+', "", text)
 
 
 def in_turn(steps: Sequence[Draws], build: str) -> Draws:
@@ -269,7 +276,7 @@ def _numbers_of(entry: Config) -> list[tuple[str, int]]:
     return found + (_numbers_of(inner) if isinstance(inner, Mapping) else [])
 
 
-def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
+def inputs_of(call: Any) -> Iterator[tuple[str, int]]:
     """The layers that a call takes tensors from, and which of their calls; as Keras 2 and 3 save it."""
     if isinstance(call, Mapping):
         call = list(call.values())
@@ -278,4 +285,4 @@ def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
             yield call[0], call[1]
         else:
             for value in call:
-                yield from _inputs_of(value)
+                yield from inputs_of(value)

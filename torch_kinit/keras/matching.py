@@ -34,12 +34,17 @@ class Place(NamedTuple):
 
 def match(layers: Iterable[Layer], held: Holdings, modules: Modules | None = None) -> Pairs:
     """Each weight of a Keras model with its place in the torch model, as `modules` and equal names say, or in order."""
-    return [(place.weight, place.slot) for place in places(layers, held, modules) if place.slot]
+    return paired(places(layers, held, modules))
+
+
+def paired(found: Iterable[Place]) -> Pairs:
+    """The weights with a place."""
+    return [(place.weight, place.slot) for place in found if place.slot]
 
 
 def match_in_order(layers: Iterable[Layer], held: Holdings) -> Pairs:
     """The same without a look at names, for layers of which it was said which modules they are."""
-    return [(place.weight, place.slot) for place in _in_order(_weighted(layers), held, {}) if place.slot]
+    return paired(_in_order(_weighted(layers), held, {}))
 
 
 def places(layers: Iterable[Layer], held: Holdings, modules: Modules | None = None) -> list[Place]:
@@ -58,6 +63,25 @@ def places(layers: Iterable[Layer], held: Holdings, modules: Modules | None = No
         if slot:
             slot.twin = layer.name
     return found
+
+
+def in_order_of(names: Sequence[str], found: Sequence[Place]) -> list[Place]:
+    """The places of Keras' layers in the order of their names; the name of a model stands for its layers."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"With a `keras_config`, `order` is a list of the names of its layers, got {names!r}.")
+    ordered: list[Place] = []
+    for name in names:
+        own = [place for place in found if f"{place.layer.name}/".startswith(f"{name}/")]
+        if not own:
+            hint = checks.near(name, {place.layer.name for place in found})
+            raise ValueError(f"`order` has {name!r}, which is no Keras layer with weights.{hint}")
+        ordered += own
+    listed = {id(place.weight) for place in ordered}
+    if len(listed) < len(ordered):
+        raise ValueError("`order` lists a layer twice.")
+    if left := [place.layer.name for place in found if id(place.weight) not in listed]:
+        raise ValueError(f"`order` leaves out Keras' layer {left[0]!r}.")
+    return ordered
 
 
 def _weighted(layers: Iterable[Layer]) -> list[Layer]:

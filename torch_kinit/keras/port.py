@@ -33,9 +33,9 @@ def rules_from_keras(
         keras_config: a Sequential or functional Keras model: as `keras_model.to_json()` gives it, as a dict, the path
             of a .json, .keras or whole-model .h5 file (read with h5py), or the Keras model itself.
         model: the torch port, whose layers with weights stand in the order of the Keras model's layers.
-        modules: where they do not: from the name of a Keras layer to the path of the torch module or modules that
-            hold its weights, in Keras' order; None for a layer that the port goes without. Layers not named are
-            matched in order.
+        modules: where they do not: from the name of a Keras layer ("encoder/dense" in a model "encoder") to the path of
+            the torch module or modules that hold its weights, in Keras' order; None for a layer that the port goes
+            without. Layers not named are matched in order.
         convention, depthwise: as in `plan`.
 
     Returns:
@@ -43,9 +43,16 @@ def rules_from_keras(
 
     Raises:
         ValueError: a config without layers; the first weight whose shape or role is not that of its place in the torch
-            model, naming both.
+            model, naming both; a layer that goes by the name of one module and by its order with another.
 
-    The seeds in the config are left out; `replay_keras` draws the very numbers.
+    A layer and a module go by one name if the last part of their paths, or the last parts, are the same and nothing
+    else's: "encoder/query" and "encoder.query", or "blocks.0.query" if there is no other query. So do the parts of a
+    layer: a MultiHeadAttention's query, key, value and attention_output. Automatic names (dense_1) and numbers say
+    nothing. Where the order fits no weights and names do, they decide; where both fit, and do not agree, it is an
+    error that names both readings.
+
+    Laws alone are read: what the layers compute with (strides, padding, activations, epsilon, momentum, dilation, how
+    a Flatten counts) is not compared. The seeds in the config are left out; `replay_keras` draws the very numbers.
 
     Example:
         >>> from torch import nn

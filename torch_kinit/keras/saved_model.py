@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -154,7 +155,7 @@ class Model:
                 _place_model(part, outer, in_list=not functional)
         numbers = [number for part in parts for number in part.numbers] + _numbers_of(entry)
         outputs = [] if isinstance(config, list) else config.get("output_layers") or []
-        ends = [(prefix + name, k) for name, k in _inputs_of(outputs)]
+        ends = [(prefix + name, k) for name, k in inputs_of(outputs)]
         return Node(path, None, parts, functional, built_when_made=functional, numbers=numbers, outputs=ends)
 
     def _part(self, entry: Config, prefix: str) -> Node:
@@ -169,16 +170,22 @@ class Model:
             node.numbers += [number for number in _numbers_of(entry) if number not in node.numbers]  # of what wraps it
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))
-        node.calls = [[(prefix + name, k) for name, k in _inputs_of(call)] for call in entry.get("inbound_nodes") or []]
+        node.calls = [[(prefix + name, k) for name, k in inputs_of(call)] for call in entry.get("inbound_nodes") or []]
         return node
 
     def _shared(self, entry: Config, prefix: str) -> Layer:
         """A layer; the same again where its automatic name, which Keras gives once, comes again."""
         layer = read_layer(entry)
         path = prefix + layer.name
-        key = layer.class_name, layer.name if _numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
+        key = layer.class_name, layer.name if _numbers_of(entry) else path, _text_of(entry)
         layer.name = path
         return self._seen.setdefault(key, layer)
+
+
+def _text_of(entry: Config) -> str:
+    """The config of a layer, without the identities of shared objects, which a file has of each but once."""
+    text = json.dumps(entry.get("config"), default=str)
+    return re.sub(r', "shared_object_id": \d+', "", text)
 
 
 def _merge_objects(layers: Sequence[Layer]) -> list[Layer]:
@@ -265,7 +272,7 @@ def _numbers_of(entry: Config) -> list[tuple[str, int]]:
     return found + [number for inner in inside if isinstance(inner, Mapping) for number in _numbers_of(inner)]
 
 
-def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
+def inputs_of(call: Any) -> Iterator[tuple[str, int]]:
     """The layers that a call takes tensors from, and which of their calls; as Keras 2 and 3 save it."""
     if isinstance(call, Mapping):
         call = list(call.values())
@@ -274,4 +281,4 @@ def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
             yield call[0], call[1]
         else:
             for value in call:
-                yield from _inputs_of(value)
+                yield from inputs_of(value)

@@ -15,7 +15,7 @@ from torch_kinit.keras.arrange import arrange
 from torch_kinit.keras.draws import Config, lora_error
 from torch_kinit.keras.entries import lora_layers
 from torch_kinit.keras.legacy_h5 import Legacy
-from torch_kinit.keras.saved_model import is_model, load_config
+from torch_kinit.keras.saved_model import Model, is_model, load_config
 from torch_kinit.keras.slots import Slot
 from torch_kinit.keras.weights_h5 import Tree
 
@@ -52,6 +52,19 @@ def named_arrays(source: Any, keras_config: Any, slots: Sequence[Slot]) -> list[
     if merged := merged or lora_layers(None if keras_config is None else load_config(keras_config)):
         raise lora_error(merged[0])
     return [(f"Array {i}", array) for i, array in enumerate(source.get_weights() if live else source)]
+
+
+def config_in(source: Any, keras_config: Any) -> Any:
+    """The config that is given, or that of a file or live Keras model; None if it cannot be read, but for arrays."""
+    live = callable(getattr(source, "get_weights", None))
+    if not live and not isinstance(source, (str, os.PathLike)):
+        return keras_config
+    try:
+        given = source if live and keras_config is None else keras_config
+        config = load_config(given, seeds=False) if live else config_of(Path(source), given)
+        return config if config is not None and Model(config) else None
+    except (AttributeError, KeyError, TypeError, ValueError):  # a class of its own, or layers that are not Keras' own
+        return None
 
 
 def config_of(path: Path, keras_config: Any) -> Config | None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from torch_kinit import Plan, plan, replay_keras
 from torch_kinit.demo import PictureAndText
-from torch_kinit.keras.order import BUILDS
+from torch_kinit.keras.order import BUILDS, WAYS
 from torch_kinit.model import report
 from torch_kinit.model.targets import holder_of
 from torch_kinit.streams.keras_seed import BACKENDS
@@ -69,12 +69,18 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--rules", metavar="FILE", type=Path, help="rules on top of Keras' defaults, .json or .toml")
         added.add_argument("--seed", type=int, default=None, help="seed of a torch.Generator on the CPU")
     replay = _command(commands, "replay", "give the weights that Keras starts from, and print them", _REPLAY_HELP)
-    replay.add_argument("--seed", type=int, required=True, help="what keras.utils.set_random_seed was given")
+    replay.add_argument(
+        "--seed", type=int, help="what keras.utils.set_random_seed was given; not for what kinit.keras_config made"
+    )
     replay.add_argument("--backend", required=True, choices=BACKENDS, help="Keras' backend")
     replay.add_argument(
-        "--keras-config", metavar="FILE", type=Path, help="the Keras model: a .keras file, or .json of model.to_json()"
+        "--keras-config",
+        metavar="FILE",
+        type=Path,
+        help="the Keras model: .json of kinit.keras_config(model) or model.to_json(), a .keras or .h5 file",
     )
     replay.add_argument("--build", choices=BUILDS, help="how the Keras program makes its layers")
+    replay.add_argument("--made", choices=WAYS, help="how the model of the config was made")
     return parser
 
 
@@ -109,8 +115,8 @@ def _carry_out(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[P
         if config and not config.exists():
             raise _UsageError(f"There is no file {config}.")
         model = _build(options.model, settings)
-        made = replay_keras(model, options.seed, backend=options.backend, keras_config=config, build=options.build)
-        return made, model
+        given = {"keras_config": config, "build": options.build, "made": options.made}
+        return replay_keras(model, options.seed, backend=options.backend, **given), model
     rules = _read_rules(options.rules) if options.rules else None
     generator = _generator(options.seed)
     model = _build(options.model, settings)

@@ -5,6 +5,8 @@ import json
 import keras
 import pytest
 
+import torch_kinit as kinit
+
 # The seeds drawn are compared with those of Keras itself.
 GRU = ("torch.nn:GRU", "--set", "input_size=3", "--set", "hidden_size=4")
 
@@ -50,10 +52,34 @@ def test_reads_a_saved_model(run, tmp_path, suffix):
     assert " 77\n" in out
 
 
+def test_needs_no_seed_beside_what_keras_config_made(run, tmp_path):
+    """The file has the seeds."""
+    model = keras_gru()
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(kinit.keras_config(model)), encoding="utf-8")
+    code, out, _ = run("replay", *GRU, "--backend", "torch", "--keras-config", path)
+    assert code == 0
+    assert f" {model.layers[0].cell.kernel_initializer.seed}\n" in out
+
+
+def test_a_model_made_from_a_config(run, tmp_path):
+    """`--made` says so, and a guess of anything else is warned of on stderr."""
+    model = keras_gru()
+    path = tmp_path / "model.json"
+    path.write_text(model.to_json(), encoding="utf-8")
+    keras.utils.set_random_seed(1)
+    copy = keras.models.clone_model(model)
+    code, out, _ = run(
+        "replay", *GRU, "--seed", 1, "--backend", "torch", "--keras-config", path, "--made", "clone_model"
+    )
+    assert code == 0
+    assert f" {copy.layers[0].cell.kernel_initializer.seed}\n" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        pytest.param((*GRU, "--backend", "torch"), "--seed", id="no seed"),
+        pytest.param((*GRU, "--backend", "torch"), "`seed` must be given", id="no seed"),
         pytest.param((*GRU, "--seed", 1), "--backend", id="no backend"),
         pytest.param((*GRU, "--seed", 1, "--backend", "theano"), "invalid choice: 'theano'", id="backend"),
         pytest.param((*GRU, "--seed", -1, "--backend", "jax"), "`seed` must be from 0 to 2**32 - 1", id="seed"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,8 +14,9 @@ from torch import nn
 
 import torch_kinit as kinit
 from tests.support.backends import backend, same_bits
-from tests.support.keras_recipe import RECIPE
 
+GUIDE = (Path(__file__).parents[2] / "docs/porting.md").read_text(encoding="utf-8")
+RECIPE = next(block for block in GUIDE.split("```python\n") if block.startswith("def keras_config")).partition("```")[0]
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 
 

@@ -82,7 +82,7 @@ def test_a_plain_config_of_tf_keras_is_replayed(source, port):
 def test_what_cannot_be_so_is_refused_or_told():
     """tf.keras draws on TensorFlow alone, and its attention had other fans."""
     config = backend("tensorflow")(RUN.format(source=ATTENTION))["config"]
-    with pytest.raises(ValueError, match="is of tf.keras, which draws on TensorFlow, and `backend` is 'jax'"):
+    with pytest.raises(ValueError, match=r"is of tf\.keras, which draws on TensorFlow, and `backend` is 'jax'"):
         kinit.replay_keras(attention(), 5, backend="jax", keras_config=config)
     with pytest.warns(UserWarning, match=r"fans are those of `convention`=.keras-3\.15., though"):
         kinit.replay_keras(attention(), 5, backend="tensorflow", keras_config=config)

@@ -43,11 +43,17 @@ def keras_config(keras_model: Any) -> dict[str, Any]:
         ValueError: no weights yet; or weights whose initializer or seed is not kept on the model, naming them.
 
     Example:
-        >>> import json
+        >>> import keras, torch_kinit as kinit
         >>> from torch import nn
-        >>> with open("model.json", "w") as file:  # where Keras is
-        ...     json.dump(keras_config(keras_model), file)
-        >>> done = replay_keras(port, keras_config="model.json", backend="torch")  # where the port is
+        >>> keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")], name="net")
+        >>> config = keras_config(keras_model)
+        >>> [(entry["path"], entry["initializer"]["class_name"]) for entry in config["weights"]]
+        [('net/head/kernel', 'GlorotUniform'), ('net/head/bias', 'Zeros')]
+        >>> port = nn.Sequential(nn.Linear(4, 3))
+        >>> done = kinit.replay_keras(port, keras_config=config, backend=keras.backend.backend())
+        >>> kernel = keras.ops.convert_to_numpy(keras_model.weights[0])
+        >>> bool((port[0].weight.T.numpy(force=True) == kernel).all())
+        True
 
     Source: the attribute `seed` of Keras' initializers, keras/src/initializers/random_initializers.py, Keras 3.15.
     """

@@ -37,7 +37,7 @@ from torch_kinit.keras.port import rules_from_keras
 from torch_kinit.keras.replay import replay_keras
 from torch_kinit.keras.twin import Twin, twin
 from torch_kinit.keras.weights import from_keras, to_keras
-from torch_kinit.layers.table import register_layout
+from torch_kinit.layers.table import flattened, register_layout
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model.apply import apply, plan
 from torch_kinit.model.fsdp1 import param_init_fn
@@ -61,11 +61,11 @@ __version__ = "0.3.0"
 __all__ = [
     "Constant", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal", "Plan", "Step", "TiedParameterError",
     "TruncatedNormal", "Twin", "UncoveredParameterError", "Uniform", "UnusedRuleError", "Variable", "apply",
-    "compiled", "constant_", "fans", "from_keras", "get", "glorot_normal_", "glorot_uniform_", "he_normal_",
-    "he_uniform_", "identity_", "keras_config", "law", "lecun_normal_", "lecun_uniform_", "materialize", "ones_",
-    "orthogonal_", "param_init_fn", "plan", "random_normal_", "random_uniform_", "register_layout", "replay_keras",
-    "rules_from_keras", "serialize", "skip", "stft_", "to_keras", "trunc_normal_", "twin", "unit_forget_bias_",
-    "variance_scaling_", "zeros_",
+    "compiled", "constant_", "fans", "flattened", "from_keras", "get", "glorot_normal_", "glorot_uniform_",
+    "he_normal_", "he_uniform_", "identity_", "keras_config", "law", "lecun_normal_", "lecun_uniform_", "materialize",
+    "ones_", "orthogonal_", "param_init_fn", "plan", "random_normal_", "random_uniform_", "register_layout",
+    "replay_keras", "rules_from_keras", "serialize", "skip", "stft_", "to_keras", "trunc_normal_", "twin",
+    "unit_forget_bias_", "variance_scaling_", "zeros_",
 ]  # fmt: skip
 
 # Names live here, whatever file they stand in: tracebacks and pickles say so.

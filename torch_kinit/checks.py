@@ -45,10 +45,10 @@ def context(text: str) -> Iterator[None]:
         raise
 
 
-def module(value: object) -> None:
+def module(value: object, name: str = "model") -> None:
     """Refuse a `model` that is no module."""
     if not isinstance(value, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"`{name}` must be a torch.nn.Module, got {value!r} of type {type(value).__name__}.")
 
 
 def choice(name: str, value: object, accepted: Iterable[str]) -> None:

@@ -89,6 +89,23 @@ def test_an_archive_is_never_wrong_without_a_word(tmp_path):
         assert archive.verdict in ("exact", "warned") or from_config(source, made, "torch").verdict == "silent", source
 
 
+ONE_OBJECT = """
+def make():
+    init = ki.HeNormal()
+    return keras.Sequential([keras.Input((4,)), kl.Dense(4, kernel_initializer=init), kl.Dense(3),
+                             kl.Dense(4, kernel_initializer=init)])
+"""
+
+
+@keras_here
+def test_an_archive_tells_shared_objects(tmp_path):
+    """A .keras file says which layers have one initializer, of which model.to_json() has nothing."""
+    (made,) = real("torch", [ONE_OBJECT], run=here, folder=tmp_path)
+    archive = replayed(ONE_OBJECT, made, "torch", seed=1, keras_config=tmp_path / "0.keras")
+    assert archive.verdict == "exact"
+    assert from_config(ONE_OBJECT, made, "torch").differing == ("2.weight",)
+
+
 # The programs themselves, and the check that judges them.
 
 KINDS = """Dense Conv1D Conv2D Conv2DTranspose DepthwiseConv2D SeparableConv2D Embedding SimpleRNN LSTM GRU

@@ -101,10 +101,11 @@ ARGUMENTS = {
     "order of a twin with modules": ({"keras_config": CONFIG, "order": [kinit.twin("Dense", "0")]}, ValueError,
                                      "twin('Dense') takes no modules"),
     "order of a layer and a number": ({"keras_config": CONFIG, "order": [1, "dense4"]}, ValueError, "seeds: 'dense2'"),
-    "made": ({"keras_config": CONFIG, "made": "clone"}, ValueError, "`made` must be one of 'program', 'model_from_json'"),
-    "made without a config": ({"made": "program"}, ValueError, "`made` says how the model of a `keras_config` was made"),
-    "made from a config, in another order": ({"keras_config": CONFIG, "made": "clone_model", "order": ["dense2", "dense4"]},
-                                             ValueError, "so `order` cannot tell another"),
+    "made": ({"keras_config": CONFIG, "made": "clone"}, ValueError, "`made` must be one of 'program', 'model_from_j"),
+    "made without a config": ({"made": "program"}, ValueError, "`made` says how the model of a `keras_config` was"),
+    "made from a config, in another order": (
+        {"keras_config": CONFIG, "made": "clone_model", "order": ["dense2", "dense4"]},
+        ValueError, "so `order` cannot tell another"),
     "made from a config, built otherwise": ({"keras_config": CONFIG, "made": "clone_model", "build": "functional"},
                                             ValueError, "so `build` cannot tell another"),
     "order of a wrong name": ({"keras_config": CONFIG, "order": ["dens4"]}, ValueError, "`order` has 'dens4', which"),
@@ -147,11 +148,14 @@ def test_what_cannot_be_replayed_is_refused_and_nothing_changes(case):
         check_state(model, before, "torch")
 
 
+OF_DRAWS = {"rules", "order", "made", "build"}
 # What is about the layers, and not about their draws.
 SHARED = [
     case
     for case, (told, *_) in ARGUMENTS.items()
-    if "keras_config" in told and not {"rules", "order", "made", "build"} & told.keys() and told["keras_config"] is not NEGATIVE
+    if "keras_config" in told
+    and not {"rules", "order", "made", "build"} & told.keys()
+    and told["keras_config"] is not NEGATIVE
 ]
 
 
@@ -202,7 +206,11 @@ def test_a_guessed_order_is_told():
     branches = [
         dense(4, f"{name}_dense") | {"name": f"{name}_dense", "inbound_nodes": [[[name, 0, 0, {}]]]} for name in "xy"
     ]
-    config = {"layers": [*inputs, *branches], "input_layers": [["x", 0, 0], ["y", 0, 0]], "output_layers": [["x_dense", 0, 0], ["y_dense", 0, 0]]}
+    config = {
+        "layers": [*inputs, *branches],
+        "input_layers": [["x", 0, 0], ["y", 0, 0]],
+        "output_layers": [["x_dense", 0, 0], ["y_dense", 0, 0]],
+    }
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4))
     told = {"backend": "jax", "keras_config": {"class_name": "Functional", "config": config}}
     with pytest.warns(UserWarning, match=r"in the order of its arguments \('x_dense', 'y_dense'\).*`order`"):

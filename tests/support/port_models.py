@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import torch_kinit as kinit
 from tests.support.backends import backend, same_bits
 
 RUN = """
@@ -94,7 +95,7 @@ class Image(nn.Module):
         self.separable = nn.Sequential(nn.Conv2d(12, 24, (3, 2), groups=12, bias=False), nn.Conv2d(24, 8, 1))
         self.up = nn.ConvTranspose2d(8, 5, (3, 4), 2)
         self.drop_channels = nn.Dropout2d(0.1)
-        self.hidden = nn.Linear(15 * 14 * 5, 9)
+        self.hidden = kinit.flattened(nn.Linear(15 * 14 * 5, 9), None)  # see forward
         self.drop_hidden = nn.Dropout(0.5)
         self.head = nn.Linear(9, 4)
 

@@ -13,8 +13,8 @@ from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.keras.draws import Layer, Source, Weight
+from torch_kinit.keras.matching import Pairs, match_in_order
 from torch_kinit.keras.order import BUILDS, builds_differ, in_turn
-from torch_kinit.keras.port import Pairs, match
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.slots import Holdings
 from torch_kinit.keras.twin import Twin
@@ -75,7 +75,7 @@ def twin_layer(item: Twin, held: Holdings) -> tuple[list[Layer], Pairs]:
     for weight in layer.weights:
         weight.shape = None
     slots = [slot for path in item.modules for slot in held.inside(path, f"twin({item.class_name!r}) has")]
-    return [layer], match([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
+    return [layer], match_in_order([layer], dataclasses.replace(held, slots=slots)) if item.modules else []
 
 
 def _module_layers(path: str, module: nn.Module, made: Plan, held: Holdings) -> tuple[list[Layer], Pairs]:
@@ -85,7 +85,7 @@ def _module_layers(path: str, module: nn.Module, made: Plan, held: Holdings) -> 
     layers = [read_layer(entry) for entry in entries]
     if not slots and any(layer.weights for layer in layers):
         return [], []  # its tensors belong to another: tied, or packed by the module around it
-    return layers, match(layers, dataclasses.replace(held, slots=slots)) if layers else []
+    return layers, match_in_order(layers, dataclasses.replace(held, slots=slots)) if layers else []
 
 
 def _planned_source(weight: Weight, step: Step) -> Source:

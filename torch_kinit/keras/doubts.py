@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from torch_kinit.keras.draws import Layer, Source
 from torch_kinit.keras.order import Doubt, Node, Number
+from torch_kinit.layers.variable import CONVENTIONS
 
 _INSIDE = ("AugMix", "RandAugment", "RandomColorJitter")  # take numbers for the layers that they make
 
@@ -32,8 +32,8 @@ def unsure_sources(
     beside = [source for layer in layers for source in _beside_others(layer)]
     note(beside, "initializers that are not the layer's default were given by name, not as objects")
     objects = [source for source in drawing[1:] if source.with_arguments]
-    configs = Counter(_written(source) for source in drawing if source.with_arguments)
-    shared = [source for source in objects if configs[_written(source)] > 1 and not sharing_told]
+    configs = Counter(source.written for source in drawing if source.with_arguments)
+    shared = [source for source in objects if configs[source.written] > 1 and not sharing_told]
     note(shared, "each has an initializer of its own, though equal ones with arguments may be one object")
     others = [source for source in objects if source not in shared]
     note(
@@ -42,8 +42,18 @@ def unsure_sources(
     return found
 
 
-def _written(source: Source) -> str:
-    return json.dumps(source.entry(), sort_keys=True, default=str)
+def other_convention(layers: Iterable[Layer], convention: str) -> list[Doubt]:
+    """A doubt on fans that changed in Keras 3.15, from which on configs of initializers have `input_axes`."""
+    names = [
+        layer.name
+        for layer in layers
+        for weight in layer.weights
+        if weight.axes
+        and (own := weight.source.entry()["config"])
+        and ("input_axes" in own) != (convention == CONVENTIONS[0])
+    ]
+    told = f"the fans are those of `convention`={convention!r}, though the config was saved by another version of Keras"
+    return [Doubt(tuple(dict.fromkeys(names)), told)] if names else []
 
 
 def _beside_others(layer: Layer) -> list[Source]:
@@ -72,14 +82,10 @@ def missing_numbers(root: Node) -> list[Doubt]:
     for kind in sorted(drawing & present.keys()):
         inside = kind.startswith("random_") and classes.intersection(_INSIDE)
         for first, stop in [] if inside else _gaps(present[kind]):
-            names += [automatic_name((kind, first))] + (
-                [f"to {automatic_name((kind, stop - 1))}"] if stop - first > 1 else []
-            )
-    if not names:
-        return []
-    return [
-        Doubt(tuple(names), "layers of these names, which the config does not have, drew nothing after set_random_seed")
-    ]
+            ends = dict.fromkeys((automatic_name((kind, first)), automatic_name((kind, stop - 1))))
+            names.append(" to ".join(ends))
+    told = "layers that had these names, and which the config does not have, drew nothing after set_random_seed"
+    return [Doubt(tuple(names), told)] if names else []
 
 
 def _gaps(numbers: set[int]) -> list[tuple[int, int]]:
@@ -96,14 +102,8 @@ def automatic_name(number: Number) -> str:
 
 def told(doubts: Iterable[Doubt]) -> str:
     """The text of a warning."""
-    parts = []
-    for doubt in doubts:
-        shown = ", ".join(map(repr, doubt.layers[:3])) + (
-            f" and {len(doubt.layers) - 3} more" if len(doubt.layers) > 3 else ""
-        )
-        parts.append(f"{doubt.assumed} ({shown})")
     return (
-        f"The config does not tell all that the program drew. Taken for granted: {'; '.join(parts)}. Only "
+        f"The config does not tell all that the program drew. Taken for granted: {'; '.join(map(str, doubts))}. Only "
         "then are the weights Keras' own. kinit.keras_config(keras_model), called where Keras is, has all seeds and "
         "leaves nothing open; `order`, `build` and `made` settle it by hand."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -50,6 +51,12 @@ class Source:
         if isinstance(self.config, Mapping):
             return {**self.config, "config": dict(self._arguments)}
         return {"class_name": str(self.config), "config": {}}
+
+    @property
+    def written(self) -> str:
+        """The config as text, without the id of the object: equal for what one object may be."""
+        entry = {key: value for key, value in self.entry().items() if key != "shared_object_id"}
+        return json.dumps(entry, sort_keys=True, default=str)
 
     @property
     def scaled(self) -> bool:
@@ -169,6 +176,15 @@ def axes_of(equation: str) -> tuple[list[int], list[int]]:
     letters, outputs = equation.replace(" ", "").partition(",")[2].split("->")
     ins = [i for i, letter in enumerate(letters) if letter not in outputs]
     return ins, [i for i, letter in enumerate(letters) if letter in outputs]
+
+
+def lora_error(name: str) -> ValueError:
+    """For a layer with weights that no torch layer has."""
+    return ValueError(
+        f"Keras' layer {name!r} has LoRA weights (`lora_rank`), of which a torch layer has none. Merge them: "
+        "keras_model.save('merged.keras') adds their product to the kernel, and from_keras reads that file; "
+        "a config is to be from before enable_lora."
+    )
 
 
 def product(*sizes: int | None) -> int | None:

@@ -73,7 +73,7 @@ def read_config(path: Path) -> Any:
             raise _too_large(path, len(config))
         return None if config is None else parse(config, f"model_config in {str(path)!r}")
     raise ValueError(
-        f"A config is read from a .json, .keras or .h5 file, got {str(path)!r}. "
+        f"A config is read from a .json, .keras or .h5 file, got {str(path)[:200]!r}. "
         "model.save('model.keras') and model.to_json() make them."
     )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch_kinit import checks
 from torch_kinit.initializers.recipe import is_array
-from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, snake_case
+from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, lora_error, snake_case
 from torch_kinit.keras.read import read_layer
+from torch_kinit.layers.variable import CONVENTIONS
 
 WITHOUT_SEED = (
     "vector_u"  # of SpectralNormalization: drawn in `build` by an initializer that is not kept; no port has it
@@ -48,24 +51,30 @@ def keras_config(keras_model: Any) -> dict[str, Any]:
 
     Source: the attribute `seed` of Keras' initializers, keras/src/initializers/random_initializers.py, Keras 3.15.
     """
-    if not (hasattr(keras_model, "weights") and hasattr(keras_model, "_flatten_layers")):
+    return capture(keras_model)
+
+
+def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
+    """What `keras_config` gives; without `seeds`, also for a model that does not keep them all."""
+    if not (hasattr(model, "weights") and hasattr(model, "_flatten_layers")):
         raise TypeError(
-            f"`keras_model` must be a live Keras model, got {type(keras_model).__name__}; a saved one goes to "
-            "replay_keras as it is."
+            f"`keras_model` must be a live Keras model, got {type(model).__name__}; a saved one goes to replay_keras "
+            "as it is."
         )
-    variables = list(keras_model.weights)
+    if adapted := [layer.name for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]:
+        raise lora_error(str(adapted[0]))
+    variables = list(model.weights)
     if not variables:
         raise ValueError("`keras_model` has no weights; build it, or call it once on data.")
-    entries = {id(variable): entry for variable, entry in _Walk().entries(keras_model, "")}
-    if lost := [
-        e["path"] for v in variables if (e := entries.get(id(v), {"path": _path(v)})).get("initializer") is None
-    ]:
+    entries = {id(variable): entry for variable, entry in _Walk(seeds).entries(model, "")}
+    found = [entries.get(id(v), {"path": _path(v), "initializer": None}) for v in variables]
+    if lost := [entry["path"] for entry in found if entry["initializer"] is None]:
         raise ValueError(
             f"The live model does not keep the initializers, or their seeds, of {', '.join(lost)}. A layer keeps one "
             "as an attribute named after the weight: self.kernel_initializer = keras.initializers.get(...), given to "
             "add_weight."
         )
-    return {**_saved(keras_model), "weights": [entries[id(variable)] for variable in variables]}
+    return {**_saved(model), "convention": _convention(model), "weights": found}
 
 
 def _saved(model: Any) -> dict[str, Any]:
@@ -77,10 +86,19 @@ def _saved(model: Any) -> dict[str, Any]:
     return saved if isinstance(saved, dict) and saved else {"class_name": type(model).__name__, "config": None}
 
 
+def _convention(model: Any) -> str:
+    """Whose fans of attention the model was made with, by the version of its Keras."""
+    modules = [cls.__module__.partition(".")[0] for cls in type(model).__mro__]
+    keras = sys.modules.get(next((name for name in modules if name in ("keras", "tf_keras")), ""))
+    version = [int(part) for part in re.findall(r"\d+", str(getattr(keras, "__version__", "3.15")))[:2]]
+    return CONVENTIONS[version < [3, 15]]
+
+
 class _Walk:
     """One walk through a live model, layer by layer, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, seeds: bool) -> None:
+        self._seeds = seeds  # whether a weight counts as lost if its seed is
         self._seen: set[int] = set()
         self._paths: set[str] = set()
         self._uses: dict[int, str] = {}  # SeedGenerators, by the path of the weight that each gave its seed
@@ -142,14 +160,14 @@ class _Walk:
         found = _attribute(owner, _name(variable))
         if found is None:
             source = known.source if known else None
-            kept = source is not None and (not source.random or _name(variable) == WITHOUT_SEED)
+            kept = source and not (self._seeds and source.random and _name(variable) != WITHOUT_SEED)
             return Source(source.config).entry() if source and kept else None
         if not hasattr(found, "get_config"):
             return None
         config = {key: _plain(value) for key, value in found.get_config().items()}
         if snake_case(type(found).__name__) in RANDOM:
             config["seed"] = self._seed(found, _path(variable), twice=bool(known and known.unit_forget))
-            if config["seed"] is None:
+            if config["seed"] is None and self._seeds:
                 return None
         elif type(found).__name__ == "Identity":  # whose config forgets the gain
             config.setdefault("gain", getattr(found, "gain", 1.0))
@@ -232,10 +250,6 @@ def captured_layers(config: Config) -> list[Layer]:
             raise ValueError(
                 f"Weight {i} of `keras_config` is not as kinit.keras_config makes it: {error!r}."
             ) from None
-        if source.random and source.seed is None and name != WITHOUT_SEED:
-            raise ValueError(
-                f"Weight {i} of `keras_config`, {entry.get('path')}, has a random initializer and no seed."
-            )
         axes = axes_of(entry["equation"]) if source.scaled and isinstance(entry.get("equation"), str) else None
         forget = entry.get("unit_forget_bias") is True
         layer.weights.append(Weight(name, shape, source, axes=axes, unit_forget=forget, dtype=dtype))

@@ -68,9 +68,13 @@ class Doubt:
     layers: tuple[str, ...]
     assumed: str
 
+    def __str__(self) -> str:
+        more = f" and {len(self.layers) - 3} more" if len(self.layers) > 3 else ""
+        return f"{self.assumed} ({', '.join(map(repr, self.layers[:3]))}{more})"
+
 
 _ALTERNATIVES = {
-    "each layer is called where it is made, y = B(x); z = A(y), and not A(B(x))": Reading(nested=True),
+    "each layer is called where it is made, as in y = B(x) and then A(y), and not A(B(x))": Reading(nested=True),
     "the branches of a merge are made in the order of its arguments": Reading(backwards=True),
     "a model inside is made where it is called first": Reading(early=True),
     "names that look automatic, such as dense_1, are Keras' own": Reading(named_by_keras=False),

@@ -1,9 +1,9 @@
-"""The weights of a saved Keras model beside those of its torch port; and the rules that follow from them."""
+"""The rules by which a torch port is initialized that follow from the config of a Keras model."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -12,90 +12,11 @@ from torch_kinit import checks
 from torch_kinit.initializers.axes import fans_of
 from torch_kinit.initializers.names import get, recipe, serialize
 from torch_kinit.initializers.plain import unit_forget_bias_
-from torch_kinit.keras.draws import Layer, Weight
+from torch_kinit.keras.draws import Weight
+from torch_kinit.keras.matching import Modules, Pairs, match
 from torch_kinit.keras.saved_model import Model, load_config
-from torch_kinit.keras.slots import Holdings, Slot, fits, holdings
-from torch_kinit.keras.weight_files import lora_error
+from torch_kinit.keras.slots import Holdings, Slot, holdings
 from torch_kinit.layers.variable import Options
-
-Pairs = list[tuple[Weight, Slot]]
-Modules = Mapping[str, str | Sequence[str] | None]
-
-# What a weight of Keras' may be called in torch's layouts, where that is not the same.
-_ROLES = {"kernel": "depthwise_kernel", "scale": "gamma"}
-_ROLES |= dict.fromkeys(("depthwise_kernel", "pointwise_kernel", "reverse_embeddings"), "kernel")
-_NO_PLACE = "vector_u"  # of SpectralNormalization; torch's spectral_norm keeps vectors of another kind
-
-
-def match(layers: Iterable[Layer], held: Holdings, modules: Modules | None = None) -> Pairs:
-    """Each weight of a Keras model with its place in the torch model: in order, or as `modules` maps layers."""
-    weighted = [layer for layer in layers if layer.weights]
-    mapped = _mapped(weighted, held, modules or {})
-    taken = {id(slot) for slots in mapped.values() for slot in slots}
-    rest = iter([slot for slot in held.slots if id(slot) not in taken])
-    pairs: Pairs = []
-    for layer in weighted:
-        slots = mapped.get(layer.name)
-        if slots == []:  # the torch model goes without it
-            continue
-        own = rest if slots is None else iter(slots)
-        pairs += [(w, _place(layer, w, next(own, None))) for w in layer.weights if w.name != _NO_PLACE]
-        if own is not rest and (left := next(own, None)):
-            raise ValueError(f"Keras' layer {layer.name!r} ({layer.class_name}) has no weight for {left}.")
-    if left := next(rest, None):
-        raise ValueError(
-            f"The Keras model has no weight for {left}: it has {len(pairs)}, the torch model {len(held.slots)}."
-        )
-    return pairs
-
-
-def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> dict[str, list[Slot]]:
-    """The places of those Keras layers that `modules` speaks of."""
-    if not isinstance(modules, Mapping):
-        raise TypeError(f"`modules` must be a dict from names of Keras layers to paths, got {modules!r}.")
-    names = {layer.name for layer in layers}
-    taken: dict[int, str] = {}
-    mapped: dict[str, list[Slot]] = {}
-    for name, value in modules.items():
-        if name not in names:
-            raise ValueError(
-                f"`modules` speaks of {name!r}, which is no Keras layer with weights.{checks.near(name, names)}"
-            )
-        mapped[name] = []
-        paths = (value,) if isinstance(value, str) else () if value is None else value
-        if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
-            raise TypeError(f"`modules` gives {value!r} to Keras' layer {name!r}; it takes a path, a list or None.")
-        for path in paths:
-            for slot in held.inside(path, f"`modules` gives Keras' layer {name!r} the path"):
-                if id(slot) in taken:
-                    raise ValueError(f"`modules` gives {path!r} to both {taken[id(slot)]!r} and {name!r}.")
-                taken[id(slot)] = name
-                mapped[name].append(slot)
-    return mapped
-
-
-def _place(layer: Layer, weight: Weight, slot: Slot | None) -> Slot:
-    keras = f"Keras' layer {layer.name!r} ({layer.class_name}) has {weight.name} {weight.shape}"
-    if "lora_" in weight.name:
-        raise lora_error(layer.name)
-    if slot is None:
-        raise ValueError(
-            f"{keras}, for which the torch model has no tensor left. A layer that the torch model goes without is "
-            f"given None in `modules`: {{{layer.name!r}: None}}."
-        )
-    name, role = (whole.rpartition("/")[2] for whole in (weight.name, slot.role))
-    if role not in (name, _ROLES.get(name)) or not (weight.shape is None or fits(weight.shape, slot.shape)):
-        raise ValueError(
-            f"{keras}, and the torch model in its place {slot}. If its modules stand in another order, `modules` "
-            "says which is which: {'keras_layer': 'torch.module'}."
-        )
-    # An orthogonal matrix has the last axis for columns, so there a merged axis makes another matrix.
-    if weight.source.name == "orthogonal" and weight.shape is not None and weight.shape[-1:] != slot.shape[-1:]:
-        raise ValueError(
-            f"Keras' layer {layer.name!r} has an orthogonal {weight.name} of shape {weight.shape}, which is "
-            f"another law on {slot}."
-        )
-    return slot
 
 
 def rules_from_keras(
@@ -112,9 +33,9 @@ def rules_from_keras(
         keras_config: a Sequential or functional Keras model: as `keras_model.to_json()` gives it, as a dict, the path
             of a .json, .keras or whole-model .h5 file (read with h5py), or the Keras model itself.
         model: the torch port, whose layers with weights stand in the order of the Keras model's layers.
-        modules: where they do not: from the name of a Keras layer to the path of the torch module or modules that
-            hold its weights, in Keras' order; None for a layer that the port goes without. Layers not named are
-            matched in order.
+        modules: where they do not: from the name of a Keras layer ("encoder/dense" in a model "encoder") to the path of
+            the torch module or modules that hold its weights, in Keras' order; None for a layer that the port goes
+            without. Layers not named are matched in order.
         convention, depthwise: as in `plan`.
 
     Returns:
@@ -122,9 +43,16 @@ def rules_from_keras(
 
     Raises:
         ValueError: a config without layers; the first weight whose shape or role is not that of its place in the torch
-            model, naming both.
+            model, naming both; a layer that goes by the name of one module and by its order with another.
 
-    The seeds in the config are left out; `replay_keras` draws the very numbers.
+    A layer and a module go by one name if the last part of their paths, or the last parts, are the same and nothing
+    else's: "encoder/query" and "encoder.query", or "blocks.0.query" if there is no other query. So do the parts of a
+    layer: a MultiHeadAttention's query, key, value and attention_output. Automatic names (dense_1) and numbers say
+    nothing. Where the order fits no weights and names do, they decide; where both fit, and do not agree, it is an
+    error that names both readings.
+
+    Laws alone are read: what the layers compute with (strides, padding, activations, epsilon, momentum, dilation, how
+    a Flatten counts) is not compared. The seeds in the config are left out; `replay_keras` draws the very numbers.
 
     Example:
         >>> from torch import nn
@@ -134,7 +62,10 @@ def rules_from_keras(
         {'0.weight': 'he_normal', '0.bias': 'zeros'}
     """
     held = holdings(model, Options(convention, depthwise))
-    return rules_of(match(Model(load_config(keras_config)).layers, held, modules), held)
+    keras = Model(load_config(keras_config, seeds=False))
+    for doubt in keras.check_convention(convention):
+        checks.warn(f"Taken for granted: {doubt}.")
+    return rules_of(match(keras.layers, held, modules), held)
 
 
 def rules_of(pairs: Pairs, held: Holdings) -> dict[str, Any]:

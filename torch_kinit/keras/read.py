@@ -266,7 +266,9 @@ def bidirectional(layer: Layer, config: Config, shape: Any) -> None:
     # What is not made by Bidirectional itself was made before it.
     made = (template, forward, backward) if mirrored else (template, backward, forward)
     layer.constructor += [source for part in made for source in part.constructor]
-    layer.natural += [source for part in made for source in part.natural]
+    # From a config, Keras makes the two that are saved there, and then a copy of the first.
+    natural = (template, backward, forward) if config.get("backward_layer") else made
+    layer.natural += [source for part in natural for source in part.natural]
     for name, part in (("forward", forward), ("backward", backward)):
         part.constructor, part.natural = [], []
         _take(layer, part, name)

@@ -13,8 +13,10 @@ from torch_kinit import checks
 from torch_kinit.keras.by_modules import draws_of_modules, twin_layer
 from torch_kinit.keras.doubts import told
 from torch_kinit.keras.draws import Source, seeds_of
+from torch_kinit.keras.flatten import warn_of_flatten
+from torch_kinit.keras.matching import Modules, Pairs, paired, places
 from torch_kinit.keras.order import BUILDS, WAYS
-from torch_kinit.keras.port import Modules, Pairs, match, rules_of
+from torch_kinit.keras.port import rules_of
 from torch_kinit.keras.saved_model import Model, load_config
 from torch_kinit.keras.slots import Holdings, holdings
 from torch_kinit.keras.twin import Twin
@@ -115,17 +117,34 @@ def replay_keras(
     else:
         if rules is not None:
             raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
-        held, keras = holdings(model, options), Model(load_config(keras_config))
+        config = load_config(keras_config)
+        held, keras = holdings(model, options), Model(config)
         _check_seed(keras, seed, order=order, build=build, made=made)
-        pairs = match(keras.layers, held, modules)
+        found = places(keras.layers, held, modules)
+        pairs = paired(found)
         planned = plan(model, rules_of(pairs, held), convention=convention, depthwise=depthwise)
+        planned = _with_layers(planned, pairs)
         sources, doubts = keras.schedule(build, order, made)
+        doubts += keras.check_convention(convention)
         warning = told(doubts) if doubts else None
     seeded = _with_drawn_seeds(planned, pairs, seeds_of(sources, seed or 0), backend)
     if warning:
         checks.warn(warning)
+    if keras_config is not None:
+        warn_of_flatten(config, found, held)
     _warn_of_dtypes(pairs, held)
     return seeded.apply()
+
+
+def _with_layers(made: Plan, pairs: Pairs) -> Plan:
+    """The plan, with the Keras layers for rules."""
+    layers: dict[str, dict[str | None, None]] = defaultdict(dict)
+    for _, slot in pairs:
+        for name in slot.names:
+            layers[name][slot.twin] = None
+    rules = {name: f"Keras' {', '.join(filter(None, own))}" for name, own in layers.items()}
+    steps = (dataclasses.replace(step, rule=rules.get(step.name, step.rule)) for step in made)
+    return dataclasses.replace(made, steps=tuple(steps))
 
 
 def _check_seed(keras: Model, seed: int | None, **others: Any) -> None:

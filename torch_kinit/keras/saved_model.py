@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,9 @@ from typing import Any
 
 from torch_kinit import checks
 from torch_kinit.keras import files
-from torch_kinit.keras.doubts import missing_numbers, unsure_sources
+from torch_kinit.keras.doubts import missing_numbers, other_convention, unsure_sources
 from torch_kinit.keras.draws import Config, Layer, Source, snake_case
-from torch_kinit.keras.live import captured_layers, is_captured
-from torch_kinit.keras.live import keras_config as captured
+from torch_kinit.keras.live import WITHOUT_SEED, capture, captured_layers, is_captured
 from torch_kinit.keras.order import BUILDS, WAYS, Doubt, Node, Number, Schedule
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.twin import Twin
@@ -23,9 +23,9 @@ _SHARING = "shared_objects_are_told"  # of a config that Keras saved with what m
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
 
 
-def load_config(keras_config: object) -> Config:
+def load_config(keras_config: object, *, seeds: bool = True) -> Config:
     """The config of a model that lists its layers: a dict, JSON, a .json, .keras or .h5 file, or a live Keras model."""
-    config: Config | None = read_config_of(keras_config)
+    config: Config | None = read_config_of(keras_config, seeds)
     if config is None:
         raise ValueError(f"{str(keras_config)!r} holds weights and no config; save the whole model, or to_json().")
     if not isinstance(config, Mapping):
@@ -43,10 +43,10 @@ def load_config(keras_config: object) -> Config:
     return config
 
 
-def read_config_of(keras_config: object) -> Any:
+def read_config_of(keras_config: object, seeds: bool) -> Any:
     """What `load_config` takes, as it stands; None for a file without a config."""
     if hasattr(keras_config, "_flatten_layers"):
-        return captured(keras_config)
+        return capture(keras_config, seeds=seeds)
     if isinstance(keras_config, (str, os.PathLike)):
         if str(keras_config).lstrip().startswith("{"):
             return files.parse(str(keras_config), "`keras_config`")
@@ -71,7 +71,7 @@ class Model:
     def __init__(self, config: Config) -> None:
         self.has_seeds = is_captured(config)  # nothing is to be drawn, and nothing to be guessed
         self._seen: dict[tuple[str, ...], Layer] = {}
-        self._objects: dict[int, Source] = {}
+        self._convention = config.get("convention")
         self._sharing_told = config.get(_SHARING) is True
         if self.has_seeds:
             self._root = Node("")
@@ -81,6 +81,7 @@ class Model:
             _give_taken_numbers(self._root)
             # In the config's order, a shared one once; "dense" of a nested model "encoder" is "encoder/dense".
             self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
+            self._unsure_objects = _merge_objects(self.layers) if self._sharing_told else []
 
     def schedule(
         self,
@@ -95,7 +96,11 @@ class Model:
         checks.choice("build", BUILDS[0] if build is None else build, BUILDS)
         checks.choice("made", WAYS[0] if made is None else made, WAYS)
         if self.has_seeds:
-            return [weight.source for layer in self.layers for weight in layer.weights], []
+            weights = [weight for layer in self.layers for weight in layer.weights]
+            for weight in weights:
+                if weight.source.draws and weight.name != WITHOUT_SEED:
+                    raise ValueError(f"A {weight.name} of `keras_config` has a random initializer and no seed.")
+            return [weight.source for weight in weights], []
         schedule = Schedule()
         nodes = self._listed(order or ())
         named = any(isinstance(item, str) for item in order or ())
@@ -108,7 +113,21 @@ class Model:
             drawn = schedule.draws(self._root, build)
             schedule.doubts += [] if order else missing_numbers(self._root)
         sources = list(dict.fromkeys([*before, *drawn[0], *drawn[1]]))
-        return sources, [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
+        doubts = [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
+        if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
+            doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
+        return sources, doubts
+
+    def check_convention(self, convention: str) -> list[Doubt]:
+        """Raise if the fans of attention are known to be of another convention; a doubt where they seem to be."""
+        if not self.has_seeds:
+            return other_convention(self.layers, convention)
+        if self._convention not in (None, convention) and any(w.axes for layer in self.layers for w in layer.weights):
+            raise ValueError(
+                f"`keras_config` is of a model with the fans of {self._convention}, and `convention` is "
+                f"{convention!r}: give convention={self._convention!r}."
+            )
+        return []
 
     def _listed(self, order: Sequence[str | int | Twin]) -> list[Node]:
         """The nodes of an `order`; if it names layers, all that draw must be among them."""
@@ -136,7 +155,7 @@ class Model:
                 _place_model(part, outer, in_list=not functional)
         numbers = [number for part in parts for number in part.numbers] + _numbers_of(entry)
         outputs = [] if isinstance(config, list) else config.get("output_layers") or []
-        ends = [(prefix + name, k) for name, k in _inputs_of(outputs)]
+        ends = [(prefix + name, k) for name, k in inputs_of(outputs)]
         return Node(path, None, parts, functional, built_when_made=functional, numbers=numbers, outputs=ends)
 
     def _part(self, entry: Config, prefix: str) -> Node:
@@ -151,24 +170,46 @@ class Model:
             node.numbers += [number for number in _numbers_of(entry) if number not in node.numbers]  # of what wraps it
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))
-        node.calls = [[(prefix + name, k) for name, k in _inputs_of(call)] for call in entry.get("inbound_nodes") or []]
+        node.calls = [[(prefix + name, k) for name, k in inputs_of(call)] for call in entry.get("inbound_nodes") or []]
         return node
 
     def _shared(self, entry: Config, prefix: str) -> Layer:
         """A layer; the same again where its automatic name, which Keras gives once, comes again."""
         layer = read_layer(entry)
         path = prefix + layer.name
-        key = layer.class_name, layer.name if _numbers_of(entry) else path, json.dumps(entry.get("config"), default=str)
+        key = layer.class_name, layer.name if _numbers_of(entry) else path, _text_of(entry)
         layer.name = path
-        return self._seen.setdefault(key, self._with_shared_objects(layer))
+        return self._seen.setdefault(key, layer)
 
-    def _with_shared_objects(self, layer: Layer) -> Layer:
-        """The layer, with the same source for what the file says to be one object."""
-        same = {s: self._objects.setdefault(s.object_id, s) for s in layer.constructor if s.object_id is not None}
-        layer.constructor = [same.get(source, source) for source in layer.constructor]
-        for weight in layer.weights:
-            weight.source = same.get(weight.source, weight.source)
-        return layer
+
+def _text_of(entry: Config) -> str:
+    """The config of a layer, without the identities of shared objects, which a file has of each but once."""
+    text = json.dumps(entry.get("config"), default=str)
+    return re.sub(r', "shared_object_id": \d+', "", text)
+
+
+def _merge_objects(layers: Sequence[Layer]) -> list[Layer]:
+    """Give layers the same source for what a .keras file says to be one object; those of which it says not enough.
+
+    Keras gives an object that comes again an id, but its first place, before, has none: it is an equal initializer.
+    """
+    sources = [(layer, source) for layer in layers for source in layer.natural if source.draws]
+    unsure: list[Layer] = []
+    for object_id in dict.fromkeys(source.object_id for _, source in sources if source.object_id is not None):
+        places = [i for i, (_, source) in enumerate(sources) if source.object_id == object_id]
+        written = sources[places[0]][1].written
+        before = [(x, s) for x, s in sources[: places[0]] if s.object_id is None and s.written == written]
+        unsure += [layer for layer, _ in before] if len(before) > 1 else []
+        one = before[-1][1] if before else sources[places[0]][1]
+        one.object_id = object_id
+        same = {sources[i][1] for i in places} | {one}
+        for layer in layers:
+            layer.constructor = [one if source in same else source for source in layer.constructor]
+            layer.constructor.sort(key=lambda source: source.object_id is None)
+            layer.natural = [one if source in same else source for source in layer.natural]
+            for weight in layer.weights:
+                weight.source = one if weight.source in same else weight.source
+    return unsure
 
 
 def _place_model(part: Node, outer: Number | None, *, in_list: bool) -> None:
@@ -231,7 +272,7 @@ def _numbers_of(entry: Config) -> list[tuple[str, int]]:
     return found + [number for inner in inside if isinstance(inner, Mapping) for number in _numbers_of(inner)]
 
 
-def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
+def inputs_of(call: Any) -> Iterator[tuple[str, int]]:
     """The layers that a call takes tensors from, and which of their calls; as Keras 2 and 3 save it."""
     if isinstance(call, Mapping):
         call = list(call.values())
@@ -240,4 +281,4 @@ def _inputs_of(call: Any) -> Iterator[tuple[str, int]]:
             yield call[0], call[1]
         else:
             for value in call:
-                yield from _inputs_of(value)
+                yield from inputs_of(value)

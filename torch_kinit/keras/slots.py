@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ class Slot:
     names: tuple[str, ...]  # the tensors that hold it: one, or one for each row
     block: int = 0  # which block of a packed tensor it is
     added: str | None = None  # a second tensor, which torch adds to it
+    twin: str | None = None  # the name of the Keras layer whose weight it is, once that is known
 
     def __str__(self) -> str:
         return f"{' and '.join(self.names)} ({self.layer}'s {self.role}, {self.shape} in Keras' layout)"
@@ -56,6 +58,10 @@ class Holdings:
     def of(self, path: str) -> list[Slot]:
         """The weights of the module at `path`, without those of the modules inside it."""
         return [slot for slot in self._by_path.get(path, ()) if slot.module == path]
+
+    def paths(self) -> Iterable[str]:
+        """The paths of all modules that hold weights, or have others inside that do."""
+        return self._by_path
 
     def inside(self, path: str, speaker: str) -> list[Slot]:
         """The weights of the module at `path` and of those inside it; `speaker`, "`order` has", begins the error."""
@@ -92,7 +98,7 @@ def _add(slots: list[Slot], target: Target, variable: Variable) -> None:
         rows = (variable.row[1],) if variable.row else ()
         copy = torch.empty(target.tensor.shape, dtype=target.tensor.dtype, device="meta")
         for block, view in enumerate(variable.views(copy)):
-            shape = (*rows, *view.shape)
+            shape = (*rows, *variable.as_in_keras(view).shape)
             slots.append(Slot(claim.modules[0].path, claim.layer, variable.role, shape, (claim.name,), block))
 
 

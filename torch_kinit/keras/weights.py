@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_kinit import checks
+from torch_kinit.keras.flatten import warn_of_flatten
+from torch_kinit.keras.matching import Modules, Place, in_order_of, places
+from torch_kinit.keras.saved_model import Model, load_config
 from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
-from torch_kinit.keras.weight_files import named_arrays
+from torch_kinit.keras.weight_files import config_in, named_arrays
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.targets import Target, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
@@ -19,7 +22,14 @@ from torch_kinit.model.writing import writing
 from torch_kinit.shards import is_distributed
 
 
-def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise: bool = True) -> list[Any]:
+def to_keras(
+    model: nn.Module,
+    *,
+    keras_config: Any = None,
+    order: Sequence[str] | None = None,
+    modules: Modules | None = None,
+    depthwise: bool = True,
+) -> list[Any]:
     """The weights of `model` as NumPy arrays in Keras' layout, for `keras_model.set_weights`.
 
     Layer by layer as the modules are registered, and within a layer in the order of Keras' `get_weights()`: kernel,
@@ -28,17 +38,22 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
 
     Args:
         model: the torch port.
-        order: the paths of the modules in the order of the Keras model's layers, if they are registered in another; a
-            container stands for all that is in it.
+        keras_config: the Keras model, as `rules_from_keras` takes it: the arrays then come in the order and the shapes
+            of its `get_weights()`, whatever the order of the modules.
+        order: in which order the arrays come. Without `keras_config`, the paths of the modules in the order of the
+            Keras model's layers, if they are registered in another; a container stands for all that is in it. With
+            `keras_config`, the names of its layers, if the arrays do not come in the order of the config.
+        modules: with `keras_config`, which torch module is which Keras layer; as in `rules_from_keras`.
         depthwise: as in `plan`.
 
     Returns:
         A list of arrays of the parameters' dtypes, bfloat16 as float32, which no longer share memory with `model`.
+        Without `keras_config` nothing is known of the Keras model: neither of names nor of a Flatten, see `flattened`.
 
     Raises:
         ModuleNotFoundError: NumPy is not installed.
         ValueError: a parameter that no Keras layer has, such as a raw nn.Parameter; a DTensor, or a parameter on the
-            meta device; an `order` that leaves weights out.
+            meta device; an `order` that leaves weights out; a config of other layers than the model's.
 
     Example:
         >>> from torch import nn
@@ -51,8 +66,9 @@ def to_keras(model: nn.Module, *, order: Sequence[str] | None = None, depthwise:
         raise ModuleNotFoundError(
             "`to_keras` gives NumPy arrays, and NumPy is not installed: pip install numpy."
         ) from None
-    held = _holdings(model, order, depthwise)
-    return [_read(slot, held) for slot in held.slots]
+    held = _holdings(model, order if keras_config is None else None, depthwise)
+    found = _places(held, keras_config, order, modules)
+    return [_read(slot, held) for slot in held.slots] if found is None else [_read_for(p, held) for p in found]
 
 
 def from_keras(
@@ -61,6 +77,7 @@ def from_keras(
     *,
     keras_config: Any = None,
     order: Sequence[str] | None = None,
+    modules: Modules | None = None,
     depthwise: bool = True,
 ) -> None:
     """Give `model` the weights of its Keras twin, `keras_model.get_weights()`; the inverse of `to_keras`.
@@ -71,20 +88,24 @@ def from_keras(
             neighbouring axes that Keras keeps apart (those of a MultiHeadAttention's heads) may be merged or not. Or a
             live Keras model; or the path of a file that one was saved to: .keras, .weights.h5, or the .h5 of Keras 2
             and 3 (read with h5py: `pip install torch_kinit[files]`).
-        keras_config: the Keras model, as `rules_from_keras` takes it, for a file of weights alone. A .weights.h5 keeps
-            layers by class (dense, dense_1, embedding), so that without a config the order of classes is the one that
-            fits the shapes, and an error if several do.
-        order, depthwise: as in `to_keras`.
+        keras_config: the Keras model, as `rules_from_keras` takes it; None for the config in `source`, if that has one.
+            Each array is then checked against the Keras layer and the torch module that it belongs to, which are
+            matched as in `rules_from_keras`. A .weights.h5 keeps layers by class (dense, dense_1, embedding), so that
+            without a config the order of classes is the one that fits the shapes, and an error if several do.
+        order, modules, depthwise: as in `to_keras`.
 
     Raises:
         ValueError, TypeError: too many or too few arrays, or one of another shape than its place has, naming the layer;
-            a file that is damaged, holds what are no numbers, links elsewhere, or does not tell the order; LoRA
-            weights; a parameter that cannot be set, such as a DTensor.
+            a config of other layers than the model's; a file that is damaged, holds what are no numbers, links
+            elsewhere, or does not tell the order; LoRA weights; a parameter that cannot be set, such as a DTensor.
         ModuleNotFoundError: a file is read, and h5py is not installed.
 
     After an error, also one of a parametrization's own, the model is as it was. The second bias that torch adds in an
-    LSTM or RNN is set to zero. A file is read as data: no code in it is run. The kernel of a layer with LoRA weights is
-    read from a .keras or .weights.h5 with the update that these make.
+    LSTM or RNN is set to zero. A file is read as data: no code in it is run, no link in it followed, and no config of
+    more than 64 MiB or 200 levels read; but HDF5's own library parses it, which an .h5 made to harm may crash or hang.
+    The kernel of a layer with LoRA weights is read from a .keras or .weights.h5 with the update that these make. Where
+    a config shows that Keras flattens channels-last data before a layer, and the port does not say how it does, a
+    UserWarning asks for `flattened`; without a config nothing is known of that.
 
     Example:
         >>> import torch
@@ -95,21 +116,20 @@ def from_keras(
         >>> torch.allclose(a(x)[0], b(x)[0], atol=1e-6)
         True
     """
-    held = _holdings(model, order, depthwise)
+    config = keras_config
+    if order is None:  # which means something else where a config is given
+        config = config_in(source, keras_config) or (keras_config if modules else None)
+    held = _holdings(model, order if config is None else None, depthwise)
     arrays = named_arrays(source, keras_config, held.slots)
-    slots, values = held.slots, [_array(name, array) for name, array in arrays]
-    for (name, _), slot, value in zip(arrays, slots, values, strict=False):
-        if not fits(tuple(value.shape), slot.shape):
-            raise ValueError(f"{name} of {len(values)} has shape {tuple(value.shape)}; its place is {slot}.")
-    if len(values) != len(slots):
-        short = len(values) < len(slots)
-        place = slots[len(values)] if short else slots[-1] if slots else "nothing"
-        raise ValueError(
-            f"There are {len(values)} arrays for {len(slots)} weights of the model; "
-            f"{'the first without one' if short else 'its last weight'} is {place}."
-        )
+    values = {name: _array(name, array) for name, array in arrays}
+    if (found := _places(held, config, order, modules)) is None:
+        _refuse_misfits(values, held.slots)
+        filled = list(zip(held.slots, values.values(), strict=True))
+    else:
+        _refuse_others(values, found)
+        filled = [(p.slot, value) for p, value in zip(found, values.values(), strict=True) if p.slot]
     by_name: dict[str, list[Tensor]] = {}
-    for slot, value in zip(slots, values, strict=True):
+    for slot, value in filled:
         rows = value.reshape(slot.shape) if len(slot.names) > 1 else [value.reshape(slot.shape)]
         for name, row in zip(slot.names, rows, strict=True):
             by_name.setdefault(name, []).append(row)
@@ -127,6 +147,53 @@ def from_keras(
             if small or not _cannot_fail(target):
                 undo.remember(target, model)
             _write(by_name[target.name], target, held, model)
+
+
+def _places(held: Holdings, config: Any, order: Sequence[str] | None, modules: Modules | None) -> list[Place] | None:
+    """The place of each weight of a config's layers, in the order of the arrays; None without a config."""
+    if config is None:
+        if modules is not None:
+            raise ValueError("`modules` maps the layers of a `keras_config`, and none is given.")
+        return None
+    keras = load_config(config, seeds=False)
+    layers = Model(keras).layers
+    for layer in layers:  # a file has them in the kernel, and others are refused
+        layer.weights = [weight for weight in layer.weights if "lora_" not in weight.name]
+    found = places(layers, held, modules)
+    warn_of_flatten(keras, found, held)
+    return found if order is None else in_order_of(order, found)
+
+
+def _refuse_misfits(values: Mapping[str, Tensor], slots: Sequence[Slot]) -> None:
+    """Raise if the arrays do not fit the model."""
+    for (name, value), slot in zip(values.items(), slots, strict=False):
+        if not fits(tuple(value.shape), slot.shape):
+            raise ValueError(f"{name} of {len(values)} has shape {tuple(value.shape)}; its place is {slot}.")
+    if len(values) != len(slots):
+        short = len(values) < len(slots)
+        place = slots[len(values)] if short else slots[-1] if slots else "nothing"
+        raise ValueError(
+            f"There are {len(values)} arrays for {len(slots)} weights of the model; "
+            f"{'the first without one' if short else 'its last weight'} is {place}."
+        )
+
+
+def _refuse_others(values: Mapping[str, Tensor], found: Sequence[Place]) -> None:
+    """Raise if the arrays are not those of the Keras layers."""
+    hint = "Are the arrays those of the model of the config?"
+    for (name, value), (layer, weight, slot) in zip(values.items(), found, strict=False):
+        shape = tuple(value.shape)
+        if not (weight.shape is None or fits(weight.shape, shape)) or not (slot is None or fits(shape, slot.shape)):
+            place = "" if slot is None else f"{slot}, "
+            raise ValueError(
+                f"{name} of {len(values)} has shape {shape}; its place is {place}the {weight.name} {weight.shape} of "
+                f"Keras' layer {layer.name!r} ({layer.class_name}). {hint}"
+            )
+    if len(values) != len(found):
+        short = found[len(values)] if len(values) < len(found) else found[-1] if found else None
+        which = "the first without one" if len(values) < len(found) else "its last weight"
+        end = f"; {which} is that of which {short}" if short else ""
+        raise ValueError(f"There are {len(values)} arrays for {len(found)} weights of the config{end}. {hint}")
 
 
 def _holdings(model: nn.Module, order: Sequence[str] | None, depthwise: bool) -> Holdings:
@@ -181,12 +248,25 @@ def _read(slot: Slot, held: Holdings) -> Any:
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
-    value = value.contiguous().cpu()
+    value = value.reshape(slot.shape).contiguous().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def _read_for(place: Place, held: Holdings) -> Any:
+    """The same in the shape that the Keras layer has it."""
+    if place.slot is None:
+        raise ValueError(f"{place}, of which the torch model holds nothing; Keras' `set_weights` wants all.")
+    value, shape = _read(place.slot, held), place.weight.shape
+    return value if shape is None or None in shape else value.reshape(shape)
 
 
 def _write(parts: Iterable[Tensor], target: Target, held: Holdings, model: nn.Module) -> None:
     """Fill a tensor of the model, block by block, from values in Keras' layout."""
     remaining = iter(parts)
+
+    def put(view: Tensor) -> None:
+        value = next(remaining)
+        view.copy_(value.reshape(view.shape) if value.ndim else value)
+
     with writing(target, target.name, model) as tensor:
-        held.variables[target.name].fill(tensor, lambda view: view.copy_(next(remaining)))
+        held.variables[target.name].fill(tensor, put)

@@ -6,13 +6,19 @@ A new layer is one row. The layouts, of Keras 3.15 and torch 2.13, are proved in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from torch_kinit import checks
 from torch_kinit.layers import feedforward
+from torch_kinit.layers.flatten import is_of_inputs, mark, sizes_of, with_sizes
 from torch_kinit.layers.recurrent import GRU, LSTM, SIMPLE_RNN
 from torch_kinit.layers.variable import Entry, InitializerOf, Layout, Options, Twins, Variable
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Row(NamedTuple):
@@ -55,6 +61,12 @@ def _rows_of(module: nn.Module) -> Iterable[Row]:
 
 def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
     """The variables of `module` itself, children aside (except a child that Keras sees as part of the layer)."""
+    found, sizes = _variables(module, options), sizes_of(module)
+    return found if sizes is None else with_sizes(found, sizes)
+
+
+def _variables(module: nn.Module, options: Options) -> Sequence[Variable]:
+    """The variables of a module by its class."""
     variables = next((row.variables for row in _rows_of(module) if row.variables), ())
     return variables(module, options) if callable(variables) else variables
 
@@ -107,3 +119,75 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         return variables
 
     _ROWS[cls] = Row(checked, _ROWS[cls].twins if cls in _ROWS else None)
+
+
+def flattened(module: M, sizes: Sequence[int] | None) -> M:
+    """Say that the inputs of `module` are flattened from channels-first data of these `sizes`, and return it.
+
+    torch's `Flatten` of (channels, height, width) counts through the positions of the first channel, then of the next;
+    Keras, whose channels come last, through the channels of the first position. So a Linear after a Flatten has the
+    columns of its weight in another order than the rows of its Keras kernel. Nothing in the module tells: say it here,
+    and `from_keras`, `to_keras`, `replay_keras` and `KerasSeed`s go by Keras' order. Laws, fans and what the module
+    computes stay the same.
+
+    Args:
+        module: a Linear or LazyLinear; a layer that works feature by feature between the Flatten and it, such as
+            BatchNorm1d or PReLU; a recurrent layer; or a module of your own with a registered layout.
+        sizes: (channels, *spatial) of one example before the Flatten: (C, L), (C, H, W) or (C, D, H, W). None if the
+            port moves the channels last before it flattens, as Keras has them: that takes back what was said before,
+            and settles the warning of `from_keras` and `replay_keras`.
+
+    The mark is an attribute of the module: copies and pickles of the model have it, a state_dict does not.
+
+    Returns:
+        `module`.
+
+    Raises:
+        TypeError, ValueError: a module without such a weight, or of another number of inputs.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), kinit.flattened(nn.Linear(8 * 5 * 4, 2), (8, 5, 4)))
+        >>> print(kinit.plan(model)["2.weight"].flattened)
+        (8, 5, 4)
+    """
+    checks.module(module, "module")
+    given = None if sizes is None else _checked_sizes(sizes)
+    if given is not None:
+        _refuse_other_inputs(module, given)
+    mark(module, given)
+    return module
+
+
+def _checked_sizes(sizes: Any) -> tuple[int, ...]:
+    wanted = "(channels, *spatial) as before the Flatten, or None"
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise TypeError(f"`sizes` must be {wanted}, got {sizes!r} of type {type(sizes).__name__}.")
+    given = tuple(checks.integer("sizes", size, "a sequence of ints") for size in sizes)
+    if len(given) < 2 or min(given) < 1:
+        raise ValueError(f"`sizes` must be {wanted}, two sizes or more of at least 1, got {given}.")
+    return given
+
+
+def _refuse_other_inputs(module: nn.Module, sizes: tuple[int, ...]) -> None:
+    """Raise if a module has no weight with an axis of inputs, or one of another number of them."""
+    found = () if isinstance(module, nn.GroupNorm) else _variables(module, Options())  # whose groups would be others
+    held = {v.tensor: tensor for v in found if is_of_inputs(v) and (tensor := _tensor_of(module, v)) is not None}
+    ready = [v for v in found if v.tensor in held and not is_lazy(held[v.tensor])]
+    for variable in ready:
+        copy = torch.empty(held[variable.tensor].shape, device="meta")
+        if variable.views(copy)[0].ndim != (2 if variable.role == "kernel" else 1):
+            held.pop(variable.tensor)
+        else:
+            with_sizes([variable], sizes)[0].views(copy)
+    if not held:
+        raise ValueError(
+            f"`module` must be a layer with an input for each value that Flatten gives, such as a Linear; got {module}."
+        )
+
+
+def _tensor_of(module: Any, variable: Variable) -> Any:
+    """The tensor that a variable names; None if the module goes without it."""
+    for name in variable.tensor.split("."):
+        module = getattr(module, name, None)
+    return module

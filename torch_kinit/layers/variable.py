@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,8 @@ class Variable:
         default: the Keras initializer, by name; None for the role's usual one in `KERAS_DEFAULTS`.
         zero_row: the index of a row that stays zero whatever the initializer.
         row: (index, rows) where this tensor is one of so many rows of one variable of Keras'.
+        flattened: (channels, *spatial) of the inputs, where torch's Flatten made the first axis of the Keras layout
+            of them: Keras has the channels last there. See `flattened`.
 
     Example:
         >>> import torch
@@ -61,6 +64,7 @@ class Variable:
     default: str | None = None
     zero_row: int | None = field(default=None, kw_only=True)
     row: tuple[int, int] | None = field(default=None, kw_only=True)
+    flattened: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.layout):
@@ -71,7 +75,10 @@ class Variable:
             raise ValueError(f"`blocks` must be 1 or more, got {self.blocks!r}.")
 
     def views(self, tensor: Tensor) -> list[Tensor]:
-        """Views of `tensor` in Keras' layout, one a block."""
+        """Views of `tensor` in Keras' layout, one a block; what Keras flattens stands in its axes (*spatial, channels).
+
+        `as_in_keras` makes one axis of these, which takes a copy.
+        """
         parts_wanted = 3 if self.swapped else self.blocks
         if parts_wanted > 1 and (tensor.ndim == 0 or tensor.shape[0] % parts_wanted):
             raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no {parts_wanted} equal blocks.")
@@ -79,7 +86,21 @@ class Variable:
         if self.zero_row is not None and not -len(tensor) <= self.zero_row < len(tensor):
             raise ValueError(f"{self.tensor} of shape {tuple(tensor.shape)} has no row {self.zero_row}.")
         layout = self.layout
-        return [layout(part) if callable(layout) else keras_view(part, layout) for part in parts]
+        views = [layout(part) if callable(layout) else keras_view(part, layout) for part in parts]
+        return views if self.flattened is None else [self._channels_last(view, self.flattened) for view in views]
+
+    def _channels_last(self, view: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        count = math.prod(sizes)
+        if view.ndim == 0 or view.shape[0] != count:
+            raise ValueError(
+                f"{self.tensor} was said to follow a Flatten of {sizes}, which gives {count} inputs; "
+                f"its shape in Keras' layout is {tuple(view.shape)}."
+            )
+        return torch.unflatten(view, 0, sizes).movedim(0, len(sizes) - 1)
+
+    def as_in_keras(self, view: Tensor) -> Tensor:
+        """One of the `views` in the shape of Keras' variable: itself, or a copy where that merges axes."""
+        return view if self.flattened is None else view.flatten(0, len(self.flattened) - 1)
 
     def blocks_of(self, tensor: Tensor) -> list[Tensor]:
         """Keras' variables, one a block, with swapped blocks where Keras has them; views of `tensor` or of a copy."""

@@ -17,7 +17,7 @@ from torch_kinit.layers.variable import Variable
 from torch_kinit.model import pending
 from torch_kinit.model.rehearse import exact_values, first_view, rehearse, wants_parameter
 from torch_kinit.model.report import progress_bar
-from torch_kinit.model.steps import Step
+from torch_kinit.model.steps import Step, flattened_of
 from torch_kinit.model.targets import Target, dtype_name, everything, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
 from torch_kinit.model.writing import global_generators_from, writing
@@ -86,7 +86,11 @@ class Task:
             if variable.row is not None:
                 index, rows = variable.row
                 source = source.for_row(index * view.numel(), rows * view.numel())
-            self._fill_view(view, "keras", source, variable.fans)
+            # A law is drawn value by value into the view; other initializers need the variable's own shape.
+            whole = view if self.law is not None and self.law.drawn else variable.as_in_keras(view)
+            self._fill_view(whole, "keras", source, variable.fans)
+            if whole is not view:
+                view.copy_(whole.view(view.shape))
 
         variable.fill(tensor, fill_view)
         return tensor
@@ -173,6 +177,8 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
         if names != {step.name, *step.tied}:
             tied = [", ".join(each) or "none other" for each in (step.tied, sorted(names - {step.name}))]
             raise ValueError(f"{step.name} was planned as one tensor with {tied[0]} and is one with {tied[1]}.")
+        if (sizes := flattened_of(target, step.name)) != step.flattened:
+            raise ValueError(f"{step.name} was planned with flattened={step.flattened}, and the model has {sizes}.")
         if step.initializer is None:
             continue
         with checks.context(f"{step.name} (rule {step.rule})"):

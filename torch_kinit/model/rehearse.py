@@ -61,7 +61,7 @@ def first_view(value: Recipe, variable: Variable | None, tensor: Tensor) -> tupl
     of_copy = all(torch_internals.is_base_of(copy, view) for view in views)
     if not of_copy or sum(view.numel() for view in views) != copy.numel():
         raise ValueError("its layout must give views that hold each element of the tensor once")
-    return views[0], "keras"
+    return variable.as_in_keras(views[0]), "keras"
 
 
 def _rehearse_exact(value: Recipe, variable: Variable | None, tensor: Tensor) -> Found:

@@ -23,7 +23,8 @@ def plan_table(steps: Sequence[Step]) -> Table:
         fans = "-" if step.fans is None else f"{packed}({step.fans[0]}, {step.fans[1]})"
         std = "-" if step.std is None else f"{step.std:.4g}"
         name = " = ".join((step.name, *step.tied))
-        rows.append([name, step.layer, step.role or "-", _initializer(step), fans, std, step.rule])
+        layer = f"{step.layer} after {step.flattened}" if step.flattened else step.layer
+        rows.append([name, layer, step.role or "-", _initializer(step), fans, std, step.rule])
     if any(step.seeds for step in steps):
         header.append("Keras seed")
         for row, step in zip(rows, steps, strict=True):

@@ -38,6 +38,7 @@ class Step:
         rule: where the decision comes from.
         kind: "parameter" or "buffer".
         seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
+        flattened: the (channels, *spatial) that the layer's inputs are flattened from, as `flattened` said; or None.
 
     Example:
         >>> from torch import nn
@@ -60,6 +61,7 @@ class Step:
     tied: tuple[str, ...] = ()
     kind: str = "parameter"
     seeds: tuple[KerasSeed, ...] = ()
+    flattened: tuple[int, ...] | None = None
 
     @property
     def std(self) -> float | None:
@@ -70,8 +72,9 @@ class Step:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
+        values = {name: v for name, v in vars(self).items() if name != "flattened" or v}  # which 0.3.0 cannot read
         return {
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()},
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "initializer": initializer,
             "law": self.law and self.law.to_dict(),
             "seeds": [[seed.seed, seed.backend] for seed in self.seeds],
@@ -188,7 +191,14 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
         rule=decision.rule or "left alone (uncovered)",
         tied=tuple(other.name for other in target.claims[1:]),
         kind=target.kind,
+        flattened=variable.flattened if variable else None,
     )
+
+
+def flattened_of(target: Target, name: str) -> tuple[int, ...] | None:
+    """What the inputs of the layer are flattened from that holds the target under this name."""
+    claim = next(claim for claim in target.claims if claim.name == name)
+    return claim.variable.flattened if claim.variable else None
 
 
 def _deciding(claims: list[Claim]) -> Claim:

@@ -1,0 +1,188 @@
+"""`flattened` gives the inputs of a layer after a Flatten Keras' order; the oracle is real Keras."""
+
+import copy
+import io
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import layers as kl
+from torch import nn
+
+import torch_kinit as kinit
+from tests.support.backends import NAMES
+from tests.support.port_models import Port, check_state, conv, named, real
+
+pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
+
+SIZES = {1: (4, 7), 2: (4, 5, 3), 3: (4, 3, 2, 5)}  # what the convolution gives for inputs of these spatial sizes
+SPATIAL = {1: (8,), 2: (6, 4), 3: (4, 3, 6)}
+
+
+def chain(rank, last=None):
+    """A convolution, a Flatten, and a Linear that is marked."""
+    last = last or nn.Linear(torch.Size(SIZES[rank]).numel(), 6)
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1](3, 4, 2)
+    return nn.Sequential(convolution, nn.Flatten(), kinit.flattened(last, SIZES[rank]))
+
+
+def keras_chain(rank):
+    convolution = (kl.Conv1D, kl.Conv2D, kl.Conv3D)[rank - 1](4, 2)
+    return keras.Sequential([keras.Input((*SPATIAL[rank], 3)), convolution, kl.Flatten(), kl.Dense(6)])
+
+
+def inputs(rank):
+    """The same for Keras, channels last, and for torch."""
+    x = torch.randn(2, *SPATIAL[rank], 3)
+    return x, x.movedim(-1, 1)
+
+
+@torch.no_grad()
+def check_same(real_model, model, x, channels_first):
+    torch.testing.assert_close(model.eval()(channels_first), real_model(x, training=False), rtol=1e-5, atol=1e-5)
+
+
+ranks = pytest.mark.parametrize("rank", SIZES)
+
+
+@ranks
+def test_weights_of_keras_give_the_same_outputs(rank):
+    """After `from_keras` the port computes what Keras does, and `to_keras` gives the very arrays back."""
+    real_model, model, (x, first) = keras_chain(rank), chain(rank), inputs(rank)
+    kinit.from_keras(model, real_model.get_weights())
+    check_same(real_model, model, x, first)
+    for given, back in zip(real_model.get_weights(), kinit.to_keras(model), strict=True):
+        assert np.array_equal(given, back)
+    kinit.flattened(model[2], None)
+    kinit.from_keras(model, real_model.get_weights())
+    with pytest.raises(AssertionError, match="not close"):
+        check_same(real_model, model, x, first)
+
+
+def test_a_lazy_linear_is_marked_before_or_after_its_first_forward():
+    """The sizes are checked once they are known."""
+    real_model, (x, first) = keras_chain(2), inputs(2)
+    model = chain(2, nn.LazyLinear(6))
+    with pytest.raises(ValueError, match="lazy"):
+        kinit.plan(model)
+    model(first)
+    other = chain(2, nn.LazyLinear(6))
+    other(first)
+    kinit.flattened(other[2], SIZES[2])
+    for made in (model, other):
+        kinit.from_keras(made, real_model.get_weights())
+        check_same(real_model, made, x, first)
+    wrong = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), kinit.flattened(nn.LazyLinear(6), (4, 5, 4)))
+    wrong(first)
+    with pytest.raises(ValueError, match=r"weight was said to follow a Flatten of \(4, 5, 4\), which gives 80 inputs"):
+        kinit.plan(wrong)
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m)), "torch.save": saved_and_loaded}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_keep_the_mark(how):
+    """And a state_dict is that of a model without it."""
+    model = chain(2)
+    again = COPIES[how](model)
+    kinit.replay_keras(model, 3, backend="torch")
+    kinit.replay_keras(again, 3, backend="torch")
+    check_state(again, model.state_dict(), "torch")
+    assert kinit.plan(again)["2.weight"].flattened == SIZES[2]
+    plain = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(60, 6))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    plain.load_state_dict(model.state_dict())
+
+
+def test_laws_fans_and_the_values_of_a_key_stay():
+    """The plan differs by the mark alone, which it shows; so do the values of `seed`, which do not at all."""
+    model, plain = chain(2), nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(60, 6))
+    marked, unmarked = (kinit.apply(m, {nn.Linear: "he_normal"}, seed=5) for m in (model, plain))
+    step, other = marked["2.weight"], unmarked["2.weight"]
+    assert (step.fans, step.law, step.std) == (other.fans, other.law, other.std)
+    assert step.fans == (60, 6)
+    assert torch.equal(model[2].weight, plain[2].weight)
+    assert "Linear after (4, 5, 3)" in str(marked)
+    assert "after" not in str(unmarked)
+    assert kinit.Plan.from_dict(marked.to_dict()) == marked
+    with pytest.raises(ValueError, match=r"2.weight was planned with flattened=\(4, 5, 3\), and the model has None"):
+        marked.apply(plain)
+
+
+def test_an_array_for_the_kernel_has_keras_shape():
+    """As without the mark; an identity counts Keras' inputs."""
+    model, kernel = chain(2), torch.randn(60, 6)
+    kinit.apply(model, {"2": {"kernel": kernel}})
+    assert np.array_equal(kinit.to_keras(model)[2], kernel)
+    kinit.apply(model, {"2": "identity"})
+    assert np.array_equal(kinit.to_keras(model)[2], np.eye(60, 6))
+    with pytest.raises(ValueError, match=r"the array has shape \(5, 3, 4, 6\), Keras' variable's is \(60, 6\)"):
+        kinit.plan(model, {"2": {"kernel": kernel.reshape(5, 3, 4, 6)}})
+
+
+# --- the numbers that Keras draws -------------------------------------------------------------------------------------
+
+
+def after(*sizes):
+    """The map of a Dense kernel's rows, (*spatial, channels), to the columns of a Linear, (channels, *spatial)."""
+
+    def mapped(kernel, *bias):
+        apart = kernel.reshape(*sizes[1:], sizes[0], -1)
+        return named(apart.movedim(len(sizes) - 1, 0).flatten(0, -2).t(), *bias)
+
+    return mapped
+
+
+def flat(source, make, *layers, orthogonal="weight_hh"):
+    return Port(f"def make():\n    return keras.Sequential([{source}])", make, layers, orthogonal=orthogonal)
+
+
+def replayed(rank, law):
+    text = f"keras.Input(({', '.join(map(str, SPATIAL[rank]))}, 3)), kl.Conv{rank}D(4, 2), kl.Flatten(),"
+    layers = ("0", conv, 2), ("2", after(*SIZES[rank]), 2)
+    return flat(
+        f"{text} kl.Dense(6, kernel_initializer={law!r})", lambda: chain(rank), *layers,
+        orthogonal="2.weight" if law == "orthogonal" else "weight_hh",
+    )  # fmt: skip
+
+
+REPLAYED = {
+    f"{rank}d {law}": replayed(rank, law)
+    for rank in SIZES
+    for law in ("glorot_uniform", "he_normal", "orthogonal")
+    if rank == 2 or law == "glorot_uniform"
+}
+REPLAYED["random_normal"] = replayed(2, "random_normal")
+REPLAYED["large"] = flat(
+    "keras.Input((33, 32, 3)), kl.Conv2D(16, 2), kl.Flatten(), kl.Dense(70)",
+    lambda: nn.Sequential(
+        nn.Conv2d(3, 16, 2), nn.Flatten(), kinit.flattened(nn.Linear(16 * 32 * 31, 70), (16, 32, 31))
+    ),
+    *(("0", conv, 2), ("2", after(16, 32, 31), 2)),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REPLAYED)
+@pytest.mark.parametrize("name", NAMES)
+def test_replayed_kernels_are_keras_own(name, case):
+    """From the config, and from the modules where the laws are Keras' defaults, each weight has the bits of Keras'."""
+    port = REPLAYED[case]
+    found = real(name, port)
+    model, expected = port.make(), port.expected(found["weights"])
+    kinit.replay_keras(model, 1, backend=name, keras_config=found["config"])
+    check_state(model, expected, name, port.orthogonal)
+    if "glorot" in case or case == "large":
+        other = port.make()
+        kinit.replay_keras(other, 1, backend=name)
+        check_state(other, expected, name, port.orthogonal)

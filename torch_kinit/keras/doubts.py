@@ -17,7 +17,7 @@ def unsure_sources(
     layers: Sequence[Layer], chosen: Iterable[Source], made: str | None, *, sharing_told: bool
 ) -> list[Doubt]:
     """Doubts on how initializers were given to `layers`; `chosen` are all sources in the order assumed."""
-    owners = {source: layer.name for layer in layers for source in layer.constructor}
+    owners = {source: layer.name for layer in layers for source in layer.sources()}
     drawing = [source for source in chosen if source.draws and source in owners]
     found: list[Doubt] = []
 

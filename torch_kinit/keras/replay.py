@@ -119,6 +119,7 @@ def replay_keras(
             raise ValueError("`rules` and `keras_config` exclude each other: the config has the initializers.")
         config = load_config(keras_config)
         held, keras = holdings(model, options), Model(config)
+        keras.check_backend(backend)
         _check_seed(keras, seed, order=order, build=build, made=made)
         found = places(keras.layers, held, modules)
         pairs = paired(found)

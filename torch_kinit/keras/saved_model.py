@@ -71,6 +71,7 @@ class Model:
     def __init__(self, config: Config) -> None:
         self.has_seeds = is_captured(config)  # nothing is to be drawn, and nothing to be guessed
         self._seen: dict[tuple[str, ...], Layer] = {}
+        self._of_keras_2 = False
         self._convention = config.get("convention")
         self._sharing_told = config.get(_SHARING) is True
         if self.has_seeds:
@@ -78,6 +79,9 @@ class Model:
             self.layers = captured_layers(config)
         else:
             self._root = self._model(config, "", "")
+            self._of_keras_2 = _is_of_keras_2(config)
+            if self._of_keras_2:
+                _draw_when_built(self._root.layers())
             _give_taken_numbers(self._root)
             # In the config's order, a shared one once; "dense" of a nested model "encoder" is "encoder/dense".
             self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
@@ -117,6 +121,11 @@ class Model:
         if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
             doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
         return sources, doubts
+
+    def check_backend(self, backend: str) -> None:
+        """Refuse numbers that the model's Keras cannot have drawn."""
+        if self._of_keras_2 and backend != "tensorflow":
+            raise ValueError(f"`keras_config` is of tf.keras, which draws on TensorFlow, and `backend` is {backend!r}.")
 
     def check_convention(self, convention: str) -> list[Doubt]:
         """Raise if the fans of attention are known to be of another convention; a doubt where they seem to be."""
@@ -182,6 +191,22 @@ class Model:
         return self._seen.setdefault(key, layer)
 
 
+def _is_of_keras_2(config: Config) -> bool:
+    """Whether Keras 2 or tf.keras saved it, which say so, and have another name for the shape of an Input."""
+    inner = config.get("config")
+    listed = inner.get("layers") if isinstance(inner, Mapping) else None
+    first = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], Mapping) else {}
+    old_input = "batch_input_shape" in (first.get("config") or {})
+    return old_input or str(config.get("keras_version")).startswith(("1.", "2."))
+
+
+def _draw_when_built(layers: Sequence[Layer]) -> None:
+    """Have each layer draw as in tf.keras: a seed when an initializer is first called, and none for a Dropout."""
+    for layer in layers:
+        layer.constructor, layer.natural = [], []
+        layer.build = list(dict.fromkeys(weight.source for weight in layer.weights))
+
+
 def _text_of(entry: Config) -> str:
     """The config of a layer, without the identities of shared objects, which a file has of each but once."""
     text = json.dumps(entry.get("config"), default=str)
@@ -229,7 +254,7 @@ def _place_model(part: Node, outer: Number | None, *, in_list: bool) -> None:
             part.numbers = [number for number in part.numbers if number not in own]
             part.taken += own
     elif part.parts[0].is_input() and not part.functional:
-        part.built_when_made = True
+        part.built_when_made = not part.parts[0].path.endswith("_input")  # which tf.keras makes when it is called
 
 
 def _apart(item: int | Twin) -> Node:
@@ -264,6 +289,8 @@ def _numbers_of(entry: Config) -> list[tuple[str, int]]:
         return []
     name = str(config.get("name")).removeprefix("forward_").removeprefix("backward_")
     kind = snake_case(str(entry.get("class_name"))).replace("group_query", "grouped_query")
+    if kind == "input_layer" and (old := re.fullmatch(r"input_([1-9]\d*)", name)):  # of tf.keras, which counts from 1
+        return [(kind, int(old[1]) - 1)]
     number = name.removeprefix(kind).removeprefix("_")
     automatic = name.startswith(kind) and (not number or (number.isdecimal() and number[0] != "0"))
     found = [(kind, int(number or 0))] if automatic else []

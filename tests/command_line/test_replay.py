@@ -35,6 +35,7 @@ def test_prints_the_values_that_keras_draws(run):
 @pytest.mark.parametrize("suffix", [".json", ".keras"])
 def test_reads_a_saved_model(run, tmp_path, suffix):
     """A saved model of another initializer gives another law and the explicit seed."""
+    keras.backend.clear_session(free_memory=False)  # so that automatic names start anew, as in a program
     model = keras.Sequential(
         [keras.Input((5, 3)), keras.layers.GRU(4, kernel_initializer=keras.initializers.HeNormal(seed=77))]
     )

@@ -1,16 +1,12 @@
-"""`from_keras` reads files and live models of Keras, and configs are read from files, within limits.
+"""`from_keras` reads files and live models of Keras.
 
 The oracle is `get_weights()` of the model of Keras 3 or tf_keras that wrote the file.
 """
 
-import io
+import contextlib
 import json
-import os
-import subprocess
-import sys
-import tracemalloc
-import zipfile
-from pathlib import Path
+import random
+import re
 
 import h5py
 import keras
@@ -24,37 +20,24 @@ from torch import nn
 import torch_kinit as kinit
 from tests.support.backends import NAMES, backend
 from tests.support.fingerprint import fingerprint
-from tests.support.keras_files import FORMS, MODELS, layerwise, port, randomized, swapped
-from torch_kinit.keras import files
+from tests.support.keras_files import (
+    FORMS,
+    MODELS,
+    ambiguous,
+    check,
+    layerwise,
+    made,
+    port,
+    randomized,
+    save,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("_keras_on_cpu"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
 ]
 
-ROOT = Path(__file__).parents[2]
 each_model = pytest.mark.parametrize("name", MODELS)
-
-
-def made(name):
-    keras.backend.clear_session(free_memory=False)
-    return randomized(MODELS[name](keras))
-
-
-def save(model, path):
-    (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
-    return path
-
-
-def check(module, expected):
-    """Raise AssertionError unless the port holds these very numbers."""
-    found = kinit.to_keras(module)
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a.reshape(b.shape), b)
-
-
-# Whole files.
 
 
 @each_model
@@ -77,12 +60,35 @@ def test_weights_alone_are_ordered_by_their_shapes(name, tmp_path):
     check(module, model.get_weights())
 
 
-@pytest.fixture(scope="module")
-def tf_keras_files(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tf_keras")
-    command = [sys.executable, "-W", "ignore", "-m", "tests.support.keras_files", str(directory)]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True)
-    return directory
+@each_model
+def test_groups_without_arrays_may_be_missing(name, tmp_path):
+    """Keras writes an empty group for a layer without weights, but loads a file that has none."""
+    model = made(name)
+    module, path = port(model), save(model, tmp_path / "model.weights.h5")
+    with h5py.File(path, "a") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name))
+        for each in names:
+            if each.endswith("vars") and not len(file[each]):
+                del file[each]
+    keras.models.clone_model(model).load_weights(path)
+    kinit.from_keras(module, path, keras_config=model)
+    check(module, model.get_weights())
+
+
+@each_model
+def test_files_of_tensorflow_2_12_name_the_list_of_layers_otherwise(name, tmp_path):
+    """Keras loads `_layer_checkpoint_dependencies` for `layers`; so is it read."""
+    model = made(name)
+    module, path = port(model), save(model, tmp_path / "model.weights.h5")
+    with h5py.File(path, "a") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name))
+        for each in sorted((name for name in names if name.endswith("layers")), key=len, reverse=True):
+            file.move(each, each.removesuffix("layers") + "_layer_checkpoint_dependencies")
+    keras.models.clone_model(model).load_weights(path)
+    kinit.from_keras(module, path, keras_config=model)
+    check(module, model.get_weights())
 
 
 @pytest.mark.slow
@@ -119,10 +125,6 @@ def test_an_order_that_the_file_does_not_tell_is_not_guessed(name, form, tf_kera
     kinit.from_keras(module, path, keras_config=tf_keras_files / f"{name}.h5")
     with np.load(tf_keras_files / f"{name}.npz") as arrays:
         check(module, list(arrays.values()))
-
-
-def ambiguous():
-    return randomized(keras.Sequential([keras.Input((3, 8)), kl.PReLU(shared_axes=[1]), kl.RMSNormalization()]))
 
 
 def ambiguous_port():
@@ -218,6 +220,54 @@ def test_a_layer_of_an_own_class_in_a_functional_model(tmp_path):
         check(module, model.get_weights())
 
 
+class Attention(kl.Layer):
+    """With the names of Keras' own attention, and its parts made in another order."""
+
+    def __init__(self, names, **kwargs):
+        super().__init__(**kwargs)
+        for name in names:
+            setattr(self, name, kl.Dense(8, name=name))
+        self.names = names
+
+    def build(self, shape):
+        for name in self.names:
+            getattr(self, name).build(shape)
+
+    def call(self, x):
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("value", "attention_output", "query", "key"),
+        ("value_dense", "output_dense", "query_dense", "key_dense"),
+        ("backward_layer", "forward_layer"),
+    ],
+)
+def test_names_of_parts_tell_nothing_in_a_class_of_ones_own(names, tmp_path):
+    """Only Keras' own attention has its query first, and only its Bidirectional what runs forward."""
+    model = randomized(keras.Sequential([keras.Input((8,)), Attention(names)]))
+    for form in FORMS:
+        path = save(model, tmp_path / f"own{form}")
+        with pytest.raises(ValueError, match="does not tell which comes first"):
+            kinit.from_keras(nn.ModuleList([nn.Linear(8, 8) for _ in names]), path)
+
+
+def test_names_of_another_session_are_no_contradiction(tmp_path):
+    """Automatic names that begin at another number: dense_1 of the file may be dense of the config."""
+
+    def model(*names):
+        return randomized(keras.Sequential([keras.Input((8,)), *(kl.Dense(8, name=name) for name in names)]))
+
+    saved, config = model("dense_1", "dense_2"), model("dense", "dense_1")
+    module = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+    kinit.from_keras(module, save(saved, tmp_path / "a.weights.h5"), keras_config=config)
+    check(module, saved.get_weights())
+
+
 def test_states_that_are_no_weights_are_left_out(tmp_path):
     """An optimizer's, a metric's, and the seeds of Dropout are not in `get_weights()`."""
     model = keras.Sequential([keras.Input((4,)), kl.Dense(4), kl.Dropout(0.5), kl.GaussianNoise(0.1), kl.Dense(2)])
@@ -230,14 +280,15 @@ def test_states_that_are_no_weights_are_left_out(tmp_path):
 
 
 def test_a_layer_of_two_models_is_read_once(tmp_path):
-    """A .keras file keeps a shared layer where it comes first, as `get_weights()` does."""
+    """`get_weights()` has a shared layer where it comes first; a .keras file has it once, an .h5 twice."""
     shared, inputs = kl.Dense(4), keras.Input((4,))
     first = keras.Model(inputs, kl.Dense(4)(shared(inputs)))
     inputs = keras.Input((4,))
     model = randomized(keras.Model(inputs, shared(kl.Dense(4)(first(inputs)))))
-    module = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
-    kinit.from_keras(module, save(model, tmp_path / "shared.keras"))
-    check(module, model.get_weights())
+    for form in (".keras", ".h5"):
+        module = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+        kinit.from_keras(module, save(model, tmp_path / f"shared{form}"))
+        check(module, model.get_weights())
 
 
 def test_a_kernel_that_is_not_trained_keeps_its_place(tmp_path):
@@ -290,401 +341,66 @@ def test_arrays_of_ml_dtypes_are_taken_bit_for_bit():
     assert np.array_equal(module.weight.detach().view(torch.int16).numpy().view(np.uint16), bits)
 
 
-# Configs.
+def random_layer(rng, depth):
+    """A layer from (5, 8) to (5, 8), so that shapes tell little; perhaps a model, perhaps not trained."""
+    kinds = {
+        "dense": lambda: kl.Dense(8, use_bias=rng.random() < 0.7),
+        "conv1d": lambda: kl.Conv1D(8, 1),
+        "norm": kl.BatchNormalization,
+        "layer norm": kl.LayerNormalization,
+        "dropout": lambda: kl.Dropout(0.1),
+        "lstm": lambda: kl.LSTM(8, return_sequences=True),
+        "both": lambda: kl.Bidirectional(kl.LSTM(4, return_sequences=True)),
+        "stack": lambda: kl.RNN([kl.GRUCell(8), kl.LSTMCell(8), kl.GRUCell(8)], return_sequences=True),
+        "each": lambda: kl.TimeDistributed(kl.Dense(8)),
+        "model": lambda: random_model(rng, depth - 1),
+        "each of a model": lambda: kl.TimeDistributed(keras.Sequential([kl.BatchNormalization(), kl.Dense(8)])),
+    }
+    layer = kinds[rng.choice([kind for kind in kinds if depth or kind != "model"])]()
+    if rng.random() < 0.2:
+        layer.trainable = False
+    if rng.random() < 0.3:
+        layer._name = "".join(rng.choices("abcdefgh", k=6))
+    return layer
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"distributed"}))
-def test_a_config_is_read_from_an_h5_and_a_live_model(name, tmp_path):
-    """They give the rules and the numbers that model.to_json() gives."""
-    model = made(name)
-    path = save(model, tmp_path / "model.h5")
-    for config in (path, str(path), model):
-        assert kinit.rules_from_keras(config, port(model)) == kinit.rules_from_keras(model.to_json(), port(model))
-
-
-def test_weights_alone_hold_no_config(tmp_path):
-    """The error says what to save instead."""
-    path = save(ambiguous(), tmp_path / "a.weights.h5")
-    with pytest.raises(ValueError, match=r"a\.weights\.h5' holds weights and no config; save the whole model"):
-        kinit.rules_from_keras(path, nn.Linear(8, 8))
-
-
-def archive(path, **members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for name, data in members.items():
-            file.writestr(name.replace("__", "."), data)
-    return path
-
-
-def peak(call):
-    """The most memory, in MiB, that Python took meanwhile."""
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1] / 2**20
-    finally:
-        tracemalloc.stop()
-
-
-def refused(config):
-    def call():
-        with pytest.raises(ValueError, match=r"may have 64 MiB, and has .*; it is not read"):
-            kinit.rules_from_keras(config, nn.Linear(2, 2))
-
-    return call
+def random_model(rng, depth=2):
+    layers = [random_layer(rng, depth) for _ in range(rng.randint(1, 5))]
+    if rng.random() < 0.5:
+        return keras.Sequential([keras.Input((5, 8)), *layers])
+    x = inputs = keras.Input((5, 8))
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
 
 
 @pytest.mark.slow
-def test_a_config_of_600_mb_is_not_read(tmp_path):
-    """The size that the archive declares is looked at first."""
-    path = archive(tmp_path / "bomb.keras", config__json=b" " * 600_000_000)
-    assert path.stat().st_size < 5_000_000
-    assert peak(refused(path)) < 5
+@pytest.mark.parametrize("seed", range(40))
+def test_any_model_is_read_right_or_refused(seed, tmp_path):
+    """With a config each array is in its place; without one too, or an error says that the order is not known."""
+    keras.backend.clear_session(free_memory=False)
+    model = randomized(random_model(random.Random(seed)))
+    module, expected = port(model), model.get_weights()
+    for form in FORMS:
+        path = save(model, tmp_path / f"model{form}")
+        kinit.from_keras(module, path, keras_config=model if form == ".weights.h5" else None)
+        check(module, expected)
+    with contextlib.suppress(NotToldError):
+        from_file_alone(module, path)
+        check(module, expected)
 
 
-def test_a_json_file_of_more_than_64_mib_is_not_read(tmp_path):
-    """Nor is it when nothing declares its size."""
-    path = tmp_path / "long.json"
-    path.write_bytes(b" " * (64 * 2**20 + 1))
-    assert peak(refused(path)) < 200
+class NotToldError(Exception):
+    """An order that a file does not tell."""
 
 
-def test_a_config_with_a_false_size_is_not_read_past_it(tmp_path):
-    """An archive that declares 100 bytes and unpacks to 100 MB gives an error, without the 100 MB."""
-    path = archive(tmp_path / "lying.keras", config__json=b" " * 100_000_000)
-    data = bytearray(path.read_bytes())
-    size = (100_000_000).to_bytes(4, "little")
-    path.write_bytes(data.replace(size, (100).to_bytes(4, "little")))
-    with pytest.raises(ValueError, match="lying"):
-        kinit.rules_from_keras(path, nn.Linear(2, 2))
-
-
-def nested_models(levels):
-    entry = {"class_name": "Dense", "config": {"name": "d", "units": 2}}
-    for i in range(levels):
-        entry = {"class_name": "Sequential", "config": {"name": f"s{i}", "layers": [entry]}}
-    return entry
-
-
-def in_wrappers(levels):
-    entry = {"class_name": "Dense", "config": {"name": "d", "units": 2}}
-    for i in range(levels):
-        entry = {"class_name": "TimeDistributed", "config": {"name": f"t{i}", "layer": entry}}
-    return {"class_name": "Sequential", "config": {"layers": [entry]}}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        '{"a":' * 3000 + "1" + "}" * 3000,
-        '{"class_name": "Sequential", "config": ' + "[" * 3000 + "]" * 3000 + "}",
-        nested_models(3000),
-        in_wrappers(3000),
-    ],
-    ids=["dicts", "lists", "models", "wrappers"],
-)
-def test_deep_nesting_is_a_clear_error(config):
-    """3,000 levels are no model, as text or as data; no RecursionError."""
-    with pytest.raises(ValueError, match="nested deeper than 200 levels"):
-        kinit.rules_from_keras(config, nn.Linear(2, 2))
-
-
-def test_models_in_models_are_read_to_forty_levels():
-    """What Keras can build is below the limit; so is a wrapper in a wrapper."""
-    for config in (nested_models(40), in_wrappers(60), json.dumps(nested_models(40))):
-        assert kinit.rules_from_keras(config, nn.Linear(2, 2))["bias"] == "zeros"
-
-
-def test_code_in_a_config_is_never_read(tmp_path, monkeypatch):
-    """A Lambda's function is no weight: nothing is decoded, unmarshalled or unpickled."""
-    model = keras.Sequential([keras.Input((4,)), kl.Dense(4), kl.Lambda(lambda x: x + 1), kl.Dense(2)])
-    paths = [save(randomized(model), tmp_path / f"code{form}") for form in (".keras", ".h5")]
-    weights = model.get_weights()
-    for target in ("marshal.loads", "pickle.loads", "pickle.load", "base64.b64decode", "codecs.decode"):
-        monkeypatch.setattr(target, lambda *_, **__: pytest.fail("code was read"))
-    monkeypatch.setitem(sys.modules, "keras", None)
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    for path in paths:
-        module = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 2)])
-        assert kinit.rules_from_keras(path, module)["0.weight"] == "glorot_uniform"
+def from_file_alone(module, path):
+    try:
         kinit.from_keras(module, path)
-        check(module, weights)
-
-
-# Broken files: an error that tells, and the port as it was.
-
-
-@pytest.fixture
-def broken(tmp_path):
-    """A file of two Dense layers, which a test opens to break it; what the error must say, and how."""
-
-    def call(change, message, form=".h5", error=ValueError):
-        model = made("swapped")
-        path, module = save(model, tmp_path / f"broken{form}"), port(model)
-        if form == ".h5" or form == ".weights.h5":
-            with h5py.File(path, "a") as file:
-                change(file, tmp_path)
-        else:
-            change(path)
-        before = fingerprint(module)
-        with pytest.raises(error, match=message):
-            kinit.from_keras(module, path)
-        assert fingerprint(module) == before
-
-    return call
-
-
-OF_NUMBERS = '{"class_name": "Sequential", "config": {"layers": [1, 2]}}'
-KERNEL = "model_weights/abc/sequential/abc/kernel"  # the third of eight arrays
-
-
-def replaced(name, make):
-    def change(file, directory):
-        del file[name]
-        make(file, name, directory)
-
-    return change
-
-
-def elsewhere(directory):
-    with h5py.File(directory / "other.h5", "w") as file:
-        file["secret"] = np.ones((8, 8), np.float32)
-    return str(directory / "other.h5")
-
-
-def external_link(file, name, directory):
-    file[name] = h5py.ExternalLink(elsewhere(directory), "secret")
-
-
-def external_storage(file, name, directory):
-    (directory / "raw").write_bytes(bytes(256))
-    file.create_dataset(name, (8, 8), "float32", external=[(str(directory / "raw"), 0, 256)])
-
-
-def virtual(file, name, directory):
-    layout = h5py.VirtualLayout((8, 8), "float32")
-    layout[:] = h5py.VirtualSource(elsewhere(directory), "secret", (8, 8))
-    file.create_virtual_dataset(name, layout)
-
-
-def never_written(file, name, directory):
-    file.create_dataset(name, (8, 8), "float32")
-
-
-def bomb(file, name, directory):
-    file.create_dataset(name, (2**20, 2**20), "float32", chunks=(8, 8), compression="gzip")[0, 0] = 1
-
-
-def strings(file, name, directory):
-    file.create_dataset(name, data=["a", "b"], dtype=h5py.string_dtype())
-
-
-def bytes_of_fixed_length(file, name, directory):
-    file[name] = np.array([b"abc"] * 8)
-
-
-def compound(file, name, directory):
-    file[name] = np.zeros((8, 8), [("a", "i1"), ("b", "i1")])
-
-
-def references(file, name, directory):
-    file.create_dataset(name, (8,), h5py.ref_dtype)
-
-
-def null(file, name, directory):
-    file[name] = h5py.Empty("float32")
-
-
-def group(file, name, directory):
-    file.create_group(name)
-
-
-def transposed(file, name, directory):
-    file[name] = np.zeros((4, 8), np.float32)
-
-
-def complex_numbers(file, name, directory):
-    file[name] = np.zeros((8, 8), np.complex64)
-
-
-NUMBERS = "abc/kernel' in 'broken.h5' holds values of dtype .*, not real numbers"
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda *_: None, "abc' in 'broken.h5' lacks 'kernel': the file is incomplete"),
-        (external_link, "has 'kernel' as a ExternalLink, which is not followed"),
-        (lambda file, name, _: file.__setitem__(name, h5py.SoftLink("/model_weights/zed")), "'kernel' as a SoftLink"),
-        (external_storage, "abc/kernel' in 'broken.h5' keeps its values in another file, which is not opened"),
-        (virtual, "abc/kernel' in 'broken.h5' keeps its values in another file"),
-        (never_written, "abc/kernel' in 'broken.h5' was never written"),
-        (bomb, "abc/kernel' in 'broken.h5' unpacks to 4398046511104 bytes from .*; it is not read"),
-        (strings, NUMBERS),
-        (bytes_of_fixed_length, NUMBERS),
-        (compound, NUMBERS),
-        (references, NUMBERS),
-        (complex_numbers, NUMBERS),
-        (null, "abc/kernel' in 'broken.h5' holds no array"),
-        (group, "abc/kernel' in 'broken.h5' holds no array"),
-        (transposed, r"Array 2 \(.*abc/kernel in 'broken.h5'\) of 8 has shape \(4, 8\); its place is 1.weight"),
-    ],
-)
-def test_a_broken_array_is_refused(make, message, broken):
-    """Whatever stands in the place of the third array, an error names it, and nothing of the port is changed."""
-    broken(replaced(KERNEL, make), message)
-
-
-def circle(file, directory):
-    file["layers/dense/layers"] = file["layers"]
-
-
-def two_names(file, directory):
-    file["layers/dense/a"] = file["layers/dense/b"] = file["layers/dense_1"]
-
-
-def deep(file, directory):
-    file["layers/dense/" + "a/" * 3000] = 1
-
-
-def array_for_layer(file, directory):
-    del file["layers/dense"]
-    file["layers/dense"] = np.zeros((8, 8))
-
-
-@pytest.mark.parametrize(
-    ("change", "message", "form"),
-    [
-        (
-            lambda file, _: file["model_weights"].attrs.pop("layer_names"),
-            "/model_weights in the file lacks layer",
-            ".h5",
-        ),
-        (
-            lambda file, _: file["model_weights/abc"].attrs.pop("weight_names"),
-            "abc in the file lacks weight_names",
-            ".h5",
-        ),
-        (lambda file, _: file.attrs.__setitem__("model_config", "{"), "model_config in .* is no JSON", ".h5"),
-        (lambda file, _: file.attrs.__setitem__("model_config", 3), "model_config of .* is no text", ".h5"),
-        (
-            lambda file, _: file["model_weights"].attrs.__setitem__("layer_names", 3),
-            "layer_names of .* is no list",
-            ".h5",
-        ),
-        (lambda file, _: file.pop("layers/dense/vars/0"), "vars in the file has 1, but no 0", ".weights.h5"),
-        (lambda file, _: file.pop("layers/dense"), "There are 6 arrays|The file has 6 arrays for 8", ".weights.h5"),
-        (circle, "is another name of a layer that was read", ".weights.h5"),
-        (two_names, "is another name of a layer that was read", ".weights.h5"),
-        (deep, "is nested deeper than 100 groups", ".weights.h5"),
-        (array_for_layer, "layers/dense' in .* is an array where a layer is expected", ".weights.h5"),
-        (lambda file, _: file.attrs.__setitem__("model_config", OF_NUMBERS), "lists something else than", ".h5"),
-    ],
-)
-def test_a_broken_file_is_refused(change, message, form, broken):
-    """An error says what is missing, and nothing of the port is changed."""
-    broken(change, message, form)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-3000])
-
-
-def of_text(path):
-    path.write_text("no model")
-
-
-def without_weights(path):
-    archive(path, config__json=json.dumps({"class_name": "Sequential", "config": {"layers": []}}))
-
-
-def other_layers(path):
-    with zipfile.ZipFile(path) as file:
-        weights = file.read("model.weights.h5")
-    config = {"class_name": "Sequential", "config": {"layers": [nested_models(0)]}}
-    archive(path, config__json=json.dumps(config), model__weights__h5=weights)
-
-
-def damaged(path):
-    """One bit of the last array."""
-    data = bytearray(path.read_bytes())
-    at = data.rindex(np.float32(made("swapped").get_weights()[0][0, 0]).tobytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-
-
-def without_bias(path):
-    with zipfile.ZipFile(path) as file:
-        members = {name: file.read(name) for name in file.namelist()}
-    copy = io.BytesIO(members["model.weights.h5"])
-    with h5py.File(copy, "a") as file:
-        del file["layers/dense_1"]
-    archive(path, config__json=members["config.json"], model__weights__h5=copy.getvalue())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (cut, "broken.keras' is no model saved by Keras 3: it is no zip file, or a damaged one"),
-        (of_text, "broken.keras' is no model saved by Keras 3: it is no zip file"),
-        (without_weights, "broken.keras' is no model saved by Keras 3: it is a zip file without model.weights.h5"),
-        (other_layers, "The file has weights in /layers/batch_normalization, of a layer that the config does not list"),
-        (damaged, "broken.keras' is no model saved by Keras 3.*Bad CRC-32 for file 'model.weights.h5'"),
-        (without_bias, "The file has no weights for layer 'abc', in /layers/dense_1"),
-    ],
-)
-def test_a_broken_archive_is_refused(change, message, broken):
-    """An error says what is wrong, and nothing of the port is changed."""
-    broken(change, message, ".keras")
-
-
-@pytest.mark.parametrize("form", [".h5", ".weights.h5"])
-def test_a_truncated_h5_is_refused(form, tmp_path):
-    """An error says that it may be truncated."""
-    path = save(made("swapped"), tmp_path / f"cut{form}")
-    cut(path)
-    with pytest.raises(ValueError, match="cannot be read as HDF5; it may be truncated"):
-        kinit.from_keras(port(made("swapped")), path)
-
-
-def test_names_that_contradict_the_order_are_refused(tmp_path):
-    """A config whose equal layers stand in another order than the file says by their names is not taken."""
-    model = made("swapped")
-    config = json.loads(model.to_json())
-    layers = config["config"]["layers"]
-    layers[1], layers[2] = layers[2], layers[1]
-    path = save(model, tmp_path / "a.weights.h5")
-    with pytest.raises(ValueError, match=r"/layers/dense in the file is the layer 'zed'; by its class .* 'abc'"):
-        kinit.from_keras(port(model), path, keras_config=config)
-
-
-@pytest.mark.parametrize(
-    ("source", "error", "message"),
-    [
-        ("model.pt", ValueError, "Weights are read from a .keras, .weights.h5 or .h5 file, got 'model.pt'"),
-        ("none.keras", FileNotFoundError, "none.keras"),
-        ("none.weights.h5", FileNotFoundError, "none.weights.h5"),
-    ],
-)
-def test_what_is_no_file_of_keras_is_refused(source, error, message):
-    """A sentence says what is accepted."""
-    with pytest.raises(error, match=message):
-        kinit.from_keras(nn.Linear(2, 2), source)
-
-
-def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
-    """Reading needs h5py, which nothing else of the package needs."""
-    path = save(made("swapped"), tmp_path / "a.keras")
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ModuleNotFoundError, match=r"read with h5py.*pip install torch_kinit\[files\]"):
-        kinit.from_keras(nn.Linear(2, 2), path)
-
-
-def test_without_numpy_to_keras_says_so(monkeypatch):
-    """torch's own error, "Numpy is not available", does not name the function."""
-    monkeypatch.setitem(sys.modules, "numpy", None)
-    with pytest.raises(ModuleNotFoundError, match="`to_keras` gives NumPy arrays, and NumPy is not installed"):
-        kinit.to_keras(nn.Linear(2, 2))
+    except ValueError as error:
+        if re.search("does not tell which comes first|too many orders", str(error)):
+            raise NotToldError from error
+        raise
 
 
 # LoRA.
@@ -723,9 +439,3 @@ def test_lora_weights_are_named_as_the_cause(lora, tmp_path):
     for call in calls:
         with pytest.raises(ValueError, match=r"low.* has LoRA weights \(`lora_rank`\).*save\('merged.keras'\)"):
             call()
-
-
-def test_limits_are_those_of_the_docs():
-    """The numbers that errors name."""
-    assert (files.LARGEST >> 20, files.DEEPEST) == (64, 200)
-    assert swapped(keras).count_params() < files.LARGEST

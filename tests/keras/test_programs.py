@@ -21,7 +21,9 @@ def check(name, numbers, run=None):
     plain, captured = outcomes(name, numbers, run=run)
     found = counts(name, plain, captured)
     assert not [outcome for outcome in plain if outcome.verdict in ("silent", "refused")], found
-    assert [outcome.verdict for outcome in captured] == ["exact"] * len(numbers), found
+    # An initializer that is None is made by Keras on the way, and the live model does not keep it.
+    wanted = ["refused" if "_initializer=None" in outcome.source else "exact" for outcome in captured]
+    assert [outcome.verdict for outcome in captured] == wanted, found
     assert found["exact"], found
     assert found["warned"], found
 
@@ -79,12 +81,29 @@ def test_nothing_is_said_where_nothing_is_ambiguous_on(name):
 
 
 @keras_here
-def test_an_archive_tells_what_the_config_does(tmp_path):
-    """A .keras file gives the outcome of model.to_json()."""
-    sources = [program(number) for number in range(20, 26)]
+def test_an_archive_is_never_wrong_without_a_word(tmp_path):
+    """A .keras file, which tells shared objects too, gives every weight or a warning where the plain config does."""
+    sources = [program(number) for number in range(20, 50)]
     for i, (source, made) in enumerate(zip(sources, real("torch", sources, run=here, folder=tmp_path), strict=True)):
         archive = replayed(source, made, "torch", seed=1, keras_config=tmp_path / f"{i}.keras")
-        assert archive == from_config(source, made, "torch")
+        assert archive.verdict in ("exact", "warned") or from_config(source, made, "torch").verdict == "silent", source
+
+
+ONE_OBJECT = """
+def make():
+    init = ki.HeNormal()
+    return keras.Sequential([keras.Input((4,)), kl.Dense(4, kernel_initializer=init), kl.Dense(3),
+                             kl.Dense(4, kernel_initializer=init)])
+"""
+
+
+@keras_here
+def test_an_archive_tells_shared_objects(tmp_path):
+    """A .keras file says which layers have one initializer, of which model.to_json() has nothing."""
+    (made,) = real("torch", [ONE_OBJECT], run=here, folder=tmp_path)
+    archive = replayed(ONE_OBJECT, made, "torch", seed=1, keras_config=tmp_path / "0.keras")
+    assert archive.verdict == "exact"
+    assert from_config(ONE_OBJECT, made, "torch").differing == ("2.weight",)
 
 
 # The programs themselves, and the check that judges them.
@@ -120,3 +139,17 @@ def test_what_differs_is_found():
     with torch.no_grad():
         port.model[3].bias[0] += 1e-6
     assert port.differing(made["weights"], "jax") == ["3.bias"]
+
+
+def test_orthogonal_kernels_may_round_otherwise():
+    """On JAX and TensorFlow, whose QR rounds otherwise, an orthogonal kernel is equal within 5e-5; no other is."""
+    orthogonal, _ = torch.linalg.qr(torch.randn(6, 6))
+    for kernel, off, differing in (
+        (orthogonal, 4e-5, []),
+        (orthogonal, 6e-5, ["0.weight"]),
+        (torch.randn(6, 6), 1e-6, ["0.weight"]),
+    ):
+        port = Port([("Dense", [(6, 4)])])
+        port.model.load_state_dict({"0.weight": kernel[:, :4].t() + off})
+        assert port.differing([kernel[:, :4]], "jax") == differing
+        assert port.differing([kernel[:, :4]], "torch") == ["0.weight"]

@@ -54,7 +54,7 @@ ARGUMENTS = {
     "model with a config": ({"model": 3, "keras_config": CONFIG}, TypeError, "must be a torch.nn.Module, got 3"),
     "seed of another type": ({"seed": 1.0}, TypeError, "`seed` must be an int, got 1.0 of type float"),
     "seed True": ({"seed": True}, TypeError, "`seed` must be an int, got True of type bool"),
-    "seed None": ({"seed": None}, TypeError, "`seed` must be an int, got None"),
+    "seed None": ({"seed": None}, ValueError, "`seed` must be given"),
     "seed below": ({"seed": -1}, ValueError, "`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed"),
     "seed above": ({"seed": 2**32}, ValueError, "set_random_seed, got 4294967296"),
     "backend": ({"backend": "tensorflo"}, ValueError, "`backend` must be one of 'jax', 'tensorflow', 'torch', got"),
@@ -97,7 +97,17 @@ ARGUMENTS = {
     "a layer less": ({"keras_config": saved(dense(4))}, ValueError, "The Keras model has no weight for 1.weight"),
     "a layer more": ({"keras_config": saved(dense(4), dense(2), dense(1))}, ValueError,
                      "'dense1' (Dense) has kernel (None, 1), for which the torch model has no tensor left"),
-    "order of numbers": ({"keras_config": CONFIG, "order": [1, "dense4"]}, ValueError, "list of the names of its lay"),
+    "order of a list": ({"keras_config": CONFIG, "order": [["dense4"]]}, TypeError, "lists names of its layers, twins"),
+    "order of a twin with modules": ({"keras_config": CONFIG, "order": [kinit.twin("Dense", "0")]}, ValueError,
+                                     "twin('Dense') takes no modules"),
+    "order of a layer and a number": ({"keras_config": CONFIG, "order": [1, "dense4"]}, ValueError, "seeds: 'dense2'"),
+    "made": ({"keras_config": CONFIG, "made": "clone"}, ValueError, "`made` must be one of 'program', 'model_from_j"),
+    "made without a config": ({"made": "program"}, ValueError, "`made` says how the model of a `keras_config` was"),
+    "made from a config, in another order": (
+        {"keras_config": CONFIG, "made": "clone_model", "order": ["dense2", "dense4"]},
+        ValueError, "so `order` cannot tell another"),
+    "made from a config, built otherwise": ({"keras_config": CONFIG, "made": "clone_model", "build": "functional"},
+                                            ValueError, "so `build` cannot tell another"),
     "order of a wrong name": ({"keras_config": CONFIG, "order": ["dens4"]}, ValueError, "`order` has 'dens4', which"),
     "order without a layer": ({"keras_config": CONFIG, "order": ["dense4"]}, ValueError, "seeds: 'dense2'"),
     "order with a layer twice": ({"keras_config": CONFIG, "order": ["dense4"] * 2}, ValueError, "'dense4' twice"),
@@ -138,11 +148,14 @@ def test_what_cannot_be_replayed_is_refused_and_nothing_changes(case):
         check_state(model, before, "torch")
 
 
+OF_DRAWS = {"rules", "order", "made", "build"}
 # What is about the layers, and not about their draws.
 SHARED = [
     case
     for case, (told, *_) in ARGUMENTS.items()
-    if "keras_config" in told and not {"rules", "order"} & told.keys() and told["keras_config"] is not NEGATIVE
+    if "keras_config" in told
+    and not {"rules", "order", "made", "build"} & told.keys()
+    and told["keras_config"] is not NEGATIVE
 ]
 
 
@@ -193,10 +206,14 @@ def test_a_guessed_order_is_told():
     branches = [
         dense(4, f"{name}_dense") | {"name": f"{name}_dense", "inbound_nodes": [[[name, 0, 0, {}]]]} for name in "xy"
     ]
-    config = {"layers": [*inputs, *branches], "input_layers": [["x", 0, 0], ["y", 0, 0]], "output_layers": []}
+    config = {
+        "layers": [*inputs, *branches],
+        "input_layers": [["x", 0, 0], ["y", 0, 0]],
+        "output_layers": [["x_dense", 0, 0], ["y_dense", 0, 0]],
+    }
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4))
     told = {"backend": "jax", "keras_config": {"class_name": "Functional", "config": config}}
-    with pytest.warns(UserWarning, match="'x_dense' before 'y_dense'.*`order`, a list of the names of the layers"):
+    with pytest.warns(UserWarning, match=r"in the order of its arguments \('x_dense', 'y_dense'\).*`order`"):
         first = kinit.replay_keras(model, 0, **told)
     same = kinit.replay_keras(model, 0, **told, order=["x_dense", "y_dense"])
     other = kinit.replay_keras(model, 0, **told, order=["y_dense", "x_dense"])

@@ -54,7 +54,7 @@ def transformer():
     return keras.Model(tokens, kl.GroupQueryAttention(4, 2, 1)(x, x)[:, 0])
 
 
-def multi_input():
+def side_by_side():
     title, body, tags = keras.Input((7,)), keras.Input((9,)), keras.Input((5,))
     first, second = kl.Embedding(11, 4)(title), kl.Embedding(11, 4)(body)
     first, second = kl.LSTM(6)(first), kl.LSTM(3)(second)
@@ -114,7 +114,7 @@ def layers_in_two_models():
 
 
 MADE_IN_CODE = [
-    *(sequential, sequential_without_input, resnet, transformer, multi_input, shared, transfer, adversarial),
+    *(sequential, sequential_without_input, resnet, transformer, shared, transfer, adversarial),
     *(nested_without_inputs, frames, layers_in_two_models),
 ]
 
@@ -123,6 +123,14 @@ MADE_IN_CODE = [
 def test_a_model_draws_as_in_keras(make):
     """The order recovered from the config is that of the code, and gives each weight its seed."""
     check_recovered(make)
+
+
+def test_branches_made_side_by_side_are_told():
+    """Of a program that makes a layer of each branch in turn, another order is taken, and a doubt says so."""
+    with pytest.raises(AssertionError):
+        check_recovered(side_by_side)
+    model = Model(load_config(side_by_side().to_json()))
+    assert "the branches of a merge are made in the order of its arguments" in [d.assumed for d in model.schedule()[1]]
 
 
 def test_drawing_again_draws_anew():
@@ -216,7 +224,7 @@ def not_of_keras(path):
         (
             lambda path: Unlisted(object()),
             ValueError,
-            "Unlisted does not list its layers: it is a subclassed",
+            "`keras_model` has no weights; build it",
         ),
         (lambda path: 3, TypeError, "must be a dict, JSON as model.to_json.* gives it, .* or the path .* got int"),
         (lambda path: "[1]", ValueError, "is read from a .json, .keras or .h5 file, got '\\[1\\]'"),

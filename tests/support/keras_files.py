@@ -5,6 +5,7 @@ alone, and the arrays that it should be read as in an .npz.
 """
 
 import sys
+import zipfile
 
 import numpy as np
 
@@ -104,11 +105,58 @@ def randomized(model):
     return model
 
 
+def made(name):
+    """A model of Keras 3."""
+    import keras
+
+    keras.backend.clear_session(free_memory=False)
+    return randomized(MODELS[name](keras))
+
+
+def save(model, path):
+    (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
+    return path
+
+
+def check(module, expected):
+    """Raise AssertionError unless the port holds these very numbers."""
+    import torch_kinit as kinit
+
+    found = kinit.to_keras(module)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.reshape(b.shape), b)
+
+
 def layerwise(layer):
     """The weights layer by layer, also in TimeDistributed."""
     inner = getattr(layer, "layer", None)
     layers = getattr(layer, "layers", None) or getattr(inner, "layers", None)
     return [array for part in layers for array in layerwise(part)] if layers else layer.get_weights()
+
+
+def ambiguous():
+    """Two layers of one shape and of different classes."""
+    import keras
+    from keras import layers as kl
+
+    return randomized(keras.Sequential([keras.Input((3, 8)), kl.PReLU(shared_axes=[1]), kl.RMSNormalization()]))
+
+
+def archive(path, **members):
+    """A zip file with these members, `__` for a dot."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, data in members.items():
+            file.writestr(name.replace("__", "."), data)
+    return path
+
+
+def nested_models(levels):
+    """The config of a Dense in so many models."""
+    entry = {"class_name": "Dense", "config": {"name": "d", "units": 2}}
+    for i in range(levels):
+        entry = {"class_name": "Sequential", "config": {"name": f"s{i}", "layers": [entry]}}
+    return entry
 
 
 def save_with_tf_keras(directory):

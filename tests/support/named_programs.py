@@ -126,7 +126,7 @@ def make():
     h, c = kl.Concatenate()(forward[::2]), kl.Concatenate()(forward[1::2])
     y = kl.Embedding(13, 4, mask_zero=True)(target)
     y, *_ = kl.LSTM(8, return_sequences=True, return_state=True, recurrent_dropout=0.1)(y, initial_state=[h, c])
-    context = kl.AdditiveAttention(dropout=0.1)([y, memory])
+    context = kl.Attention(dropout=0.1)([y, memory])
     y = kl.Concatenate()([y, context])
     y = kl.TimeDistributed(kl.Dense(8, activation="tanh"))(y)
     return keras.Model([source, target], kl.Dense(13, activation="softmax")(y))

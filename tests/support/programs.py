@@ -23,10 +23,7 @@ RUN = (
 import keras
 from keras import initializers as ki
 from keras import layers as kl
-try:
-    from torch_kinit import keras_config
-except ImportError:
-    keras_config = None
+from torch_kinit import keras_config
 """
     + DESCRIBED
     + """
@@ -38,10 +35,13 @@ for source, seed in programs:
     keras.utils.set_random_seed(seed)
     try:
         model = names["make"]()
-        captured = keras_config and keras_config(model)
     except Exception as error:
         error.add_note(source)
         raise
+    try:
+        captured = keras_config(model)
+    except ValueError as error:
+        captured = str(error)
     if folder:
         model.save(f"{folder}/{len(result)}.keras")
     result.append({"weights": model.get_weights(), "config": model.to_json(), "captured": captured,
@@ -108,7 +108,9 @@ def from_config(source, made, name, seed=1):
 
 
 def from_captured(source, made, name):
-    """Replay from what keras_config found on the live model, which is JSON."""
+    """Replay from what keras_config found on the live model, which is JSON; or its error, which names the weights."""
+    if isinstance(made["captured"], str):
+        return Outcome(source, error=made["captured"])
     return replayed(source, made, name, keras_config=json.loads(json.dumps(made["captured"])))
 
 
@@ -124,7 +126,7 @@ def outcomes(name, numbers, seed=1, run=None):
             same = json.loads(made["config"]) == json.loads(found[i][1]["config"])
             if same and from_config(twin, made, name, seed).verdict == "exact":
                 plain[i] = dataclasses.replace(plain[i], hidden=tuple(style))
-    return plain, [from_captured(*pair, name) for pair in found if pair[1]["captured"]]
+    return plain, [from_captured(*pair, name) for pair in found]
 
 
 def counts(name, plain, captured):
@@ -132,7 +134,8 @@ def counts(name, plain, captured):
     found = Counter(outcome.verdict for outcome in plain)
     row = {"backend": name, "programs": len(plain)} | {verdict: found[verdict] for verdict in VERDICTS}
     row["warned, equal"] = sum(outcome.equal for outcome in plain if outcome.verdict == "warned")
-    return row | {"captured": len(captured), "captured, exact": sum(o.verdict == "exact" for o in captured)}
+    return row | {"captured": len(captured), "captured, exact": sum(o.verdict == "exact" for o in captured),
+                  "captured, refused": sum(o.verdict == "refused" for o in captured)}  # fmt: skip
 
 
 def main():

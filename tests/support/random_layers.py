@@ -32,6 +32,7 @@ class Style:
     naming: str
     calls: str
     unused: float  # the share of steps with a layer that is no part of the model
+    hidden: bool  # whether such a layer may be of a class that the model has not, or have a name of its own
     seeds: float  # the share of dropouts and recurrent layers with a seed of their own
     branches: float  # the share of steps that branch
     nesting: float  # the share of steps that call a model
@@ -47,6 +48,7 @@ def style_of(rng):
         naming=rng.choice(("automatic", *NAMINGS)),
         calls=rng.choice(("statements", *CALLS)),
         unused=rare[1],
+        hidden=True,
         seeds=rare[2],
         branches=rng.choice((0, 0, 0.3)),
         nesting=rng.choice((0, 0, 0.2)),
@@ -67,6 +69,8 @@ class Layers:
         self.style = style
         self.start, self.first, self.lines = outer.start if outer else {}, [], []
         self.named = outer.named if outer else Counter()  # how many names were given of each kind
+        self.kinds = outer.kinds if outer else set()  # the classes of the layers that are part of the model
+        self.known = outer.known if outer else set()  # the same, if the program was written before
         self.aside = False  # while a layer is written that is no part of the model
 
     def new(self, prefix):
@@ -138,6 +142,7 @@ class Layers:
 
     def layer(self, kind, *arguments, named=True):
         name = self.name(kind) if named else []
+        self.kinds |= set() if self.aside else {kind}
         return f"kl.{kind}({', '.join(map(str, (*arguments, *name)))})"
 
     # Layers for inputs of each rank: each gives the code of a layer and the shape that comes out.

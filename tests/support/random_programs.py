@@ -11,8 +11,13 @@ import re
 from tests.support.random_layers import CALLS, TOKENS, Layers, style_of
 
 # The styles of a program's plain twins, of the same model and written more plainly: some of these, or all.
-PLAIN = {"plain": True, "calls": "statements", "unused": 0}
+PLAIN = {"plain": True, "calls": "statements", "hidden": False}
 TWINS = [{key: PLAIN[key] for key in keys} for size in (1, 2, 3) for keys in itertools.combinations(PLAIN, size)]
+
+
+WITHOUT_WEIGHTS = {"Activation", "Dropout", "GaussianDropout", "GaussianNoise", "RepeatVector", "Add", "Multiply"}
+WITHOUT_WEIGHTS |= {f"{kind}{n}D" for kind in ("SpatialDropout", "GlobalAveragePooling") for n in (1, 2)}
+WITHOUT_WEIGHTS |= {"Concatenate", "Flatten", "TimeDistributed"}
 
 
 class Program(Layers):
@@ -51,10 +56,12 @@ class Program(Layers):
         self.rng = self.how = self.random["else"]
         self.aside = True
         code, _ = self.next_layer(shape, same=True, single=x is None)
+        told = "aside_" not in code and self.known.issuperset(re.findall(r"kl\.(\w+)", code))
+        written = told or self.style.hidden
         if x is not None and self.rng.random() < 0.5:
             x = self.assigned(x)
-            code = self.called(code, x)
-        self.lines += [] if code.isidentifier() else [code]
+            code = self.called(code, x) if written else ""
+        self.lines += [code] if written and not code.isidentifier() else []
         self.rng, self.how, self.aside = self.random["rng"], self.random["how"], False
         return x
 
@@ -161,14 +168,25 @@ def input_of(shape):
 
 def program(number, **style):
     """The source of a program: `make()`, which returns a model; `style` replaces what is chosen at random."""
-    writer = Program(number, dataclasses.replace(style_of(random.Random(f"style {number}")), **style))
+    style = dataclasses.replace(style_of(random.Random(f"style {number}")), **style)
+    writer, lines = _written(number, style)
+    if not style.hidden:
+        writer, lines = _written(number, style, writer.kinds)
+    if not writer.kinds - WITHOUT_WEIGHTS:
+        return program(f"{number} again", **dataclasses.asdict(style))
+    return "def make():\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _written(number, style, known=()):
+    """A program's writer and its lines; `known` are the classes of the model's layers."""
+    writer = Program(number, style)
+    writer.known |= set(known)
     rng = writer.rng
     shape = rng.choice(((4,), (4,), (6, 4), (6, 4), (4, 4, 4), (TOKENS, 6)))
     write = rng.choice((writer.functional, writer.functional, writer.functional, writer.sequential, writer.added))
     model, _ = write(shape)
     first = _shuffled(writer.how, writer.first) if writer.style.calls.endswith("shuffled") else writer.first
-    lines = [*writer.start.values(), *first, *writer.lines, f"return {model}"]
-    return "def make():\n" + "".join(f"    {line}\n" for line in lines)
+    return writer, [*writer.start.values(), *first, *writer.lines, f"return {model}"]
 
 
 def _shuffled(rng, lines):

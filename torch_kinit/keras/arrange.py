@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch_kinit.keras import files
 from torch_kinit.keras.slots import Slot, fits
 
 _MOST_STATES = 20_000
@@ -20,6 +21,11 @@ class Stored:
     shape: tuple[int, ...]
     data: Any
     role: str | None = None  # what Keras calls it, if the file tells
+
+
+def stored(dataset: Any, role: str | None, name: str | None = None) -> Stored:
+    """An array of an HDF5 file, by the name that it has there or another."""
+    return Stored(name or dataset.name, files.shape_of(dataset), dataset, role)
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -13,7 +14,7 @@ Config = Mapping[str, Any]
 Shape = tuple[int | None, ...]
 
 SCALED = {f"{name}_{law}" for name in ("glorot", "he", "lecun") for law in ("normal", "uniform")} | {"variance_scaling"}
-RANDOM = SCALED | {"random_normal", "truncated_normal", "random_uniform", "orthogonal", "normal", "uniform"}
+RANDOM = SCALED | {"random_normal", "truncated_normal", "random_uniform", "orthogonal"}
 # The arguments of random initializers and their defaults. With others it was made as an object, not given by name.
 _DEFAULTS: dict[str, object] = {
     **{"seed": None, "input_axes": None, "output_axes": None, "gain": 1.0, "mean": 0.0, "stddev": 0.05},
@@ -33,13 +34,29 @@ class Source:
         self.config = config  # as Keras saves it, a dict or the name; None for a SeedGenerator
         self._arguments: Config = (config.get("config") or {}) if isinstance(config, Mapping) else {}
         name = config.get("class_name") if isinstance(config, Mapping) else config
-        self.name = snake_case(str(name)).removesuffix("_initializer")  # "he_normal"
+        name = snake_case(str(name)).removesuffix("_initializer")  # "he_normal"
+        self.name = f"random_{name}" if name in ("normal", "uniform") else name
         self.random = config is None or self.name in RANDOM  # whether Keras' class has a seed
         if isinstance(config, Mapping) and self.random:
             seed = self._arguments.get("seed")
         while isinstance(seed, Mapping):  # a SeedGenerator as Keras saves it
             seed = (seed.get("config") or {}).get("seed")
         self.seed: int | None = seed if isinstance(seed, int) else None  # None if it is to be drawn
+        self.default = False  # whether it is what the layer has anyway for the argument it was given to
+        self.seed_lost = False  # whether the layer's config has no seed, given or not
+        self.object_id: int | None = None  # of an object that the file says to be in several places
+
+    def entry(self) -> dict[str, Any]:
+        """The config as a dict, whichever way it was saved."""
+        if isinstance(self.config, Mapping):
+            return {**self.config, "config": dict(self._arguments)}
+        return {"class_name": str(self.config), "config": {}}
+
+    @property
+    def written(self) -> str:
+        """The config as text, without the id of the object: equal for what one object may be."""
+        entry = {key: value for key, value in self.entry().items() if key != "shared_object_id"}
+        return json.dumps(entry, sort_keys=True, default=str)
 
     @property
     def scaled(self) -> bool:
@@ -47,9 +64,20 @@ class Source:
         return self.name in SCALED and None in (self._arguments.get("input_axes"), self._arguments.get("output_axes"))
 
     @property
-    def made_first(self) -> bool:
-        """Whether it must have been made as an object, so before the layer that was given it."""
+    def draws(self) -> bool:
+        """Whether it draws a seed when it is made."""
+        return self.random and self.seed is None
+
+    @property
+    def with_arguments(self) -> bool:
+        """Whether no name says all of it: it was an object or a dict."""
         return self.random and any(_DEFAULTS.get(key, value) != value for key, value in self._arguments.items())
+
+    @property
+    def shared_object_id(self) -> int | None:
+        """What a .keras file gives an object that is in several places."""
+        found = self.config.get("shared_object_id") if isinstance(self.config, Mapping) else None
+        return found if isinstance(found, int) and self.random else None
 
     def take_seed(self, generator: random.Random) -> int | None:
         """The seed that it uses, which is the next one of `generator` unless the config gives it; None without one."""
@@ -89,6 +117,7 @@ class Weight:
     source: Source  # where its values come from
     axes: tuple[Sequence[int], Sequence[int]] | None = None  # of Keras 3.15's fans, where they are not by the shape
     unit_forget: bool = False  # an LSTM's bias, whose second quarter is ones; the others are two calls of the source
+    dtype: str | None = None  # in which Keras draws it; None where the config does not tell
 
     @property
     def fans(self) -> tuple[int, int] | None:
@@ -108,11 +137,19 @@ class Layer:
     constructor: list[Source] = field(default_factory=list)
     build: list[Source] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
+    natural: list[Source] = field(default_factory=list)  # the constructor's, if all initializers are given by name
+
+    def sources(self) -> list[Source]:
+        """All that it draws from, of the constructor first."""
+        return [*self.constructor, *self.build]
 
     def given(self, config: Config, **defaults: str) -> list[Source | None]:
         """Initializers that `__init__` makes of its arguments; one that is None is made by `add`."""
         configs = [config.get(f"{name}_initializer", default) for name, default in defaults.items()]
         sources = [None if c is None else Source(c) for c in configs]
+        for source, default in zip(sources, defaults.values(), strict=True):
+            if source:
+                source.default = source.name == Source(default).name and not source.with_arguments
         self.constructor += [source for source in sources if source]
         return sources
 
@@ -132,6 +169,22 @@ class Layer:
         if rank := config.get("lora_rank"):
             self.add(f"lora_{what}_a", (*a, rank), "he_uniform")
             self.add(f"lora_{what}_b", (rank, *b), "zeros")
+
+
+def axes_of(equation: str) -> tuple[list[int], list[int]]:
+    """The axes of an EinsumDense's kernel that are inputs and outputs; one that is both counts as an output."""
+    letters, outputs = equation.replace(" ", "").partition(",")[2].split("->")
+    ins = [i for i, letter in enumerate(letters) if letter not in outputs]
+    return ins, [i for i, letter in enumerate(letters) if letter in outputs]
+
+
+def lora_error(name: str) -> ValueError:
+    """For a layer with weights that no torch layer has."""
+    return ValueError(
+        f"Keras' layer {name!r} has LoRA weights (`lora_rank`), of which a torch layer has none. Merge them: "
+        "keras_model.save('merged.keras') adds their product to the kernel, and from_keras reads that file; "
+        "a config is to be from before enable_lora."
+    )
 
 
 def product(*sizes: int | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ LARGEST = 64 * 2**20  # bytes of a config; those of keras.applications have less
 DEEPEST = 200  # levels of a config; a model in a model takes four
 _MOST_GROUPS_DEEP = 100
 _EXPANSION = 1000  # more than this many times what is stored is a bomb, beyond `LARGEST`
+_LINKS = {1: "soft link", 64: "link to another file"}
 _H5 = (".h5", ".hdf5")
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)  # a password, a method
 
@@ -71,7 +73,7 @@ def read_config(path: Path) -> Any:
             raise _too_large(path, len(config))
         return None if config is None else parse(config, f"model_config in {str(path)!r}")
     raise ValueError(
-        f"A config is read from a .json, .keras or .h5 file, got {str(path)!r}. "
+        f"A config is read from a .json, .keras or .h5 file, got {str(path)[:200]!r}. "
         "model.save('model.keras') and model.to_json() make them."
     )
 
@@ -95,7 +97,9 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except _BROKEN_ZIP as error:
+    except (*_BROKEN_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a wrong offset gives
+            raise
         raise ValueError(
             f"{str(path)!r} is no model saved by Keras 3: it is no zip file, or a damaged one ({error})."
         ) from None
@@ -154,18 +158,27 @@ def inside(group: Any) -> dict[str, Any]:
 
 def child(group: Any, path: str) -> Any:
     """The group or dataset at a path in a group. No link is followed: it may lead to another file, or in a circle."""
-    import h5py
-
     for name in path.split("/"):
-        if not isinstance(group, h5py.Group) or name not in group.keys():  # noqa: SIM118 - `in group` follows links
+        kind = _link(group, name) if is_group(group) else None
+        if kind is None:
             raise ValueError(f"{_where(group)} lacks {name!r}: the file is incomplete.")
-        kind = group.get(name, getlink=True)
-        if not isinstance(kind, h5py.HardLink):
-            raise ValueError(f"{_where(group)} has {name!r} as a {type(kind).__name__}, which is not followed.")
+        if kind:
+            raise ValueError(f"{_where(group)} has {name!r} as a {_LINKS.get(kind, 'link')}, which is not followed.")
         group = group[name]
         if group.name.count("/") > _MOST_GROUPS_DEEP:
             raise ValueError(f"{_where(group)[:80]}... is nested deeper than {_MOST_GROUPS_DEEP} groups.")
     return group
+
+
+def has(group: Any, name: str) -> bool:
+    """Whether a group holds something of this name, wherever it leads."""
+    return _link(group, name) is not None
+
+
+def _link(group: Any, name: str) -> int | None:
+    """The kind of link that a name in a group is, 0 for the thing itself. `name in group` would open other files."""
+    links, key = group.id.links, name.encode("utf-8", "surrogateescape")
+    return int(links.get_info(key).type) if links.exists(key) else None
 
 
 def is_group(item: Any) -> bool:
@@ -182,7 +195,7 @@ def address(item: Any) -> int:
 
 
 def _where(item: Any) -> str:
-    return f"{item.name!r} in {Path(str(item.file.filename)).name!r}"
+    return repr(item.name)
 
 
 def attribute(group: Any, name: str) -> Any:

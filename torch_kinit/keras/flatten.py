@@ -60,6 +60,8 @@ def warn_of_flatten(config: Config, found: Iterable[Place], held: Holdings) -> N
     Raises:
         ValueError: a module says other sizes than the config.
     """
+    if not is_model(config):  # a subclassed model, of which only the weights are known
+        return
     flat: dict[str, Flat] = {}
     _Walk(flat).model(config, "", None)
     lines: dict[str, str] = {}

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch_kinit import checks
-from torch_kinit.keras.draws import Layer, Weight, snake_case
+from torch_kinit.keras.draws import Layer, Weight, lora_error, snake_case
 from torch_kinit.keras.slots import Holdings, Slot, fits
-from torch_kinit.keras.weight_files import lora_error
 
 Pairs = list[tuple[Weight, Slot]]
 Modules = Mapping[str, str | Sequence[str] | None]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from torch_kinit import checks
 from torch_kinit.initializers.axes import fans_of
 from torch_kinit.initializers.names import get, recipe, serialize
 from torch_kinit.initializers.plain import unit_forget_bias_
@@ -61,7 +62,10 @@ def rules_from_keras(
         {'0.weight': 'he_normal', '0.bias': 'zeros'}
     """
     held = holdings(model, Options(convention, depthwise))
-    return rules_of(match(Model(load_config(keras_config)).layers, held, modules), held)
+    keras = Model(load_config(keras_config, seeds=False))
+    for doubt in keras.check_convention(convention):
+        checks.warn(f"Taken for granted: {doubt}.")
+    return rules_of(match(keras.layers, held, modules), held)
 
 
 def rules_of(pairs: Pairs, held: Holdings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch_kinit.keras.draws import Config, Layer, SavedDraw, Shape, Source, product
+from torch_kinit.keras.draws import Config, Layer, SavedDraw, Shape, Source, axes_of, product
 
 
 def _at(shape: Any, axis: int) -> int | None:
@@ -50,13 +50,12 @@ def einsum_dense(layer: Layer, config: Config, shape: Any) -> None:
     given = (reversed(outputs), reversed(known)) if left else (outputs[1:], known)
     sizes |= {letter: size for letter, size in zip(*given, strict=False) if size is not None}
     kernel_shape = tuple(sizes.get(letter) for letter in letters)
-    ins = [i for i, letter in enumerate(letters) if letter not in outputs]
-    outs = [i for i, letter in enumerate(letters) if letter in outputs]
-    layer.add("kernel", kernel_shape, kernel, axes=(ins, outs) if kernel and kernel.scaled else None)
-    if axes := config.get("bias_axes"):
-        spec = outputs[min(outputs.find(letter) for letter in axes) :]
+    axes = axes_of(config["equation"]) if kernel and kernel.scaled else None
+    layer.add("kernel", kernel_shape, kernel, axes=axes)
+    if biased := config.get("bias_axes"):
+        spec = outputs[min(outputs.find(letter) for letter in biased) :]
         ones = (1,) * (len(shape) - len(inputs)) if shape and not left else ()
-        layer.add("bias", (*(sizes.get(letter) if letter in axes else 1 for letter in spec), *ones), bias)
+        layer.add("bias", (*(sizes.get(letter) if letter in biased else 1 for letter in spec), *ones), bias)
     layer.add_lora(config, "kernel", kernel_shape[:-1], kernel_shape[-1:])
 
 
@@ -102,7 +101,9 @@ def recurrent(layer: Layer, config: Config, shape: Any) -> None:
     kind = layer.class_name.removesuffix("Cell")
     kernel, recurrent_kernel, bias = layer.given(config, kernel="glorot_uniform", recurrent="orthogonal", bias="zeros")
     last = kind in ("LSTM", "GRU")  # others make their SeedGenerator first
-    layer.constructor.insert(len(layer.constructor) if last else 0, Source(None, config.get("seed")))
+    generator = Source(None, config.get("seed"))
+    generator.seed_lost = layer.class_name == "SimpleRNN"
+    layer.constructor.insert(len(layer.constructor) if last else 0, generator)
     size: tuple[int, ...] = ()
     channels, units = _at(shape, -1), config.get("units")
     if kind.startswith("ConvLSTM"):
@@ -185,6 +186,7 @@ def augmentation(layer: Layer, config: Config, shape: Any) -> None:
     inside = {"RandAugment": 9, "AugMix": 9 if config.get("all_ops", True) else 5, "RandomColorJitter": jitters}
     source = SavedDraw if layer.class_name == "RandomCrop" else Source
     layer.constructor += [source(None, config.get("seed")) for _ in range(1 + inside.get(layer.class_name, 0))]
+    layer.constructor[0].seed_lost = layer.class_name == "RandomGrayscale"
 
 
 def rms_normalization(layer: Layer, config: Config, shape: Any) -> None:
@@ -225,6 +227,7 @@ def nothing(layer: Layer, config: Config, shape: Any) -> None:
 def _take(layer: Layer, inner: Layer, part: str = "") -> None:
     """Draw and weigh what the layer inside does."""
     layer.constructor += inner.constructor
+    layer.natural += inner.natural
     layer.build += inner.build
     for weight in inner.weights:
         weight.name = f"{part}/{weight.name}" if part else weight.name
@@ -263,8 +266,11 @@ def bidirectional(layer: Layer, config: Config, shape: Any) -> None:
     # What is not made by Bidirectional itself was made before it.
     made = (template, forward, backward) if mirrored else (template, backward, forward)
     layer.constructor += [source for part in made for source in part.constructor]
+    # From a config, Keras makes the two that are saved there, and then a copy of the first.
+    natural = (template, backward, forward) if config.get("backward_layer") else made
+    layer.natural += [source for part in natural for source in part.natural]
     for name, part in (("forward", forward), ("backward", backward)):
-        part.constructor = []
+        part.constructor, part.natural = [], []
         _take(layer, part, name)
 
 
@@ -339,9 +345,25 @@ def read_layer(entry: Config, *, copied: bool = False) -> Layer:
         reader(found, config, shape)
     except KeyError as error:
         raise ValueError(f"The config of layer {found.name!r} ({class_name}) lacks {error}.") from None
-    if reader not in (wrapper, stack, spectral_normalization, bidirectional) and not copied:
-        found.constructor.sort(key=lambda source: not source.made_first)
+    for weight in found.weights:
+        weight.dtype = weight.dtype or _variable_dtype(config.get("dtype"))
+    if reader in (wrapper, stack, spectral_normalization, bidirectional):
+        return found
+    found.natural = list(found.constructor)
+    if not copied:
+        for source in found.constructor:
+            source.object_id = source.shared_object_id
+        found.constructor.sort(key=lambda source: not (source.with_arguments or source.object_id))
     return found
+
+
+def _variable_dtype(policy: Any) -> str | None:
+    """The dtype in which a layer of this policy draws its weights, if the policy is a plain one."""
+    if isinstance(policy, dict):
+        policy = (policy.get("config") or {}).get("name")
+    if not isinstance(policy, str):
+        return None
+    return "float32" if policy.startswith("mixed_") else policy
 
 
 def _refuse_unknown_draws(found: Layer, config: Config) -> None:

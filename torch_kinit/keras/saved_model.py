@@ -1,34 +1,31 @@
-"""The layers of a saved Keras model, and the order in which building it in code draws its seeds."""
+"""The layers of a saved Keras model, and what its config tells of the program that made them."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch_kinit import checks
 from torch_kinit.keras import files
+from torch_kinit.keras.doubts import missing_numbers, other_convention, unsure_sources
 from torch_kinit.keras.draws import Config, Layer, Source, snake_case
+from torch_kinit.keras.live import WITHOUT_SEED, capture, captured_layers, is_captured
+from torch_kinit.keras.order import BUILDS, WAYS, Doubt, Node, Number, Schedule
 from torch_kinit.keras.read import read_layer
+from torch_kinit.keras.twin import Twin
 
-BUILDS = ("sequential", "functional")
-MADE, CALLED = -1, 0
-Step = tuple[int, int]  # a part of a model, and the time: made, called first, called again
-_URGENCY = {(True, CALLED): 0, (False, MADE): 1, (False, CALLED): 2, (True, MADE): 3}  # by whether it is of a layer
-Waits = dict[Step, set[Step]]  # for each step, others that come before it
-Guesses = list[tuple[str, str]]  # layers of which only their places in the config tell which draws first
-Draws = tuple[list[Source], list[Source]]  # the sources that draw when a layer or model is made, and when it is built
+_SHARING = "shared_objects_are_told"  # of a config that Keras saved with what makes one object known in several places
+_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
 
 
-def load_config(keras_config: object) -> Config:
+def load_config(keras_config: object, *, seeds: bool = True) -> Config:
     """The config of a model that lists its layers: a dict, JSON, a .json, .keras or .h5 file, or a live Keras model."""
-    config: Config | None = read_config_of(keras_config)
+    config: Config | None = read_config_of(keras_config, seeds)
     if config is None:
         raise ValueError(f"{str(keras_config)!r} holds weights and no config; save the whole model, or to_json().")
     if not isinstance(config, Mapping):
@@ -38,28 +35,24 @@ def load_config(keras_config: object) -> Config:
         )
     if "class_name" not in config and "layers" in config:  # what get_config() gives
         config = {"class_name": "Model", "config": config}
-    if not is_model(config):
+    if not (is_model(config) or is_captured(config)):
         raise ValueError(
             f"The config of {config.get('class_name')} does not list its layers, as that of a subclassed model. "
-            "Give the config of a Sequential or functional model, or the model's draws through `order`."
+            "Give what kinit.keras_config(keras_model) makes of it, or the model's draws through `order`."
         )
     return config
 
 
-def read_config_of(keras_config: object) -> Any:
+def read_config_of(keras_config: object, seeds: bool) -> Any:
     """What `load_config` takes, as it stands; None for a file without a config."""
-    if not isinstance(keras_config, (str, Mapping)) and callable(to_json := getattr(keras_config, "to_json", None)):
-        try:
-            keras_config = str(to_json())
-        except NotImplementedError:
-            raise ValueError(
-                f"{type(keras_config).__name__} does not list its layers: it is a subclassed model. "
-                "Give its draws through `order`."
-            ) from None
+    if hasattr(keras_config, "_flatten_layers"):
+        return capture(keras_config, seeds=seeds)
     if isinstance(keras_config, (str, os.PathLike)):
-        if not str(keras_config).lstrip().startswith("{"):
-            return files.read_config(Path(keras_config))
-        return files.parse(str(keras_config), "`keras_config`")
+        if str(keras_config).lstrip().startswith("{"):
+            return files.parse(str(keras_config), "`keras_config`")
+        path = Path(keras_config)
+        config = files.read_config(path)
+        return {**config, _SHARING: True} if isinstance(config, Mapping) and path.suffix == ".keras" else config
     files.check_depth(keras_config, "`keras_config`")
     return keras_config
 
@@ -72,57 +65,74 @@ def is_model(entry: Config) -> bool:
     return isinstance(config, list)  # a Sequential before Keras 2.2
 
 
-@dataclass(eq=False)
-class Node:
-    """A layer, or a model with `parts`, and what tells its place in the program."""
-
-    path: str  # "encoder/dense" for the layer "dense" of the model "encoder"
-    layer: Layer | None = None
-    parts: list[Node] = field(default_factory=list)
-    functional: bool = False
-    built_when_made: bool = False
-    numbers: list[tuple[str, int]] = field(default_factory=list)  # from automatic names: ("conv2d", 12)
-    calls: list[list[tuple[str, int]]] = field(default_factory=list)  # the layers, and which call, of each's inputs
-
-    def nodes(self) -> Iterator[Node]:
-        """The node itself and all inside."""
-        yield self
-        for part in self.parts:
-            yield from part.nodes()
-
-    def layers(self) -> list[Layer]:
-        return list(dict.fromkeys(node.layer for node in self.nodes() if node.layer))
-
-    def draws(self) -> bool:
-        return any(source.random for layer in self.layers() for source in (*layer.constructor, *layer.build))
-
-    def is_input(self) -> bool:
-        return self.layer is not None and self.layer.class_name == "InputLayer"
-
-
 class Model:
-    """A saved model, from what `load_config` gives: its layers with weights or draws, and the order of the draws."""
+    """A Keras model, from what `load_config` gives: its layers with weights or draws, and the order of the draws."""
 
     def __init__(self, config: Config) -> None:
+        self.has_seeds = is_captured(config)  # nothing is to be drawn, and nothing to be guessed
         self._seen: dict[tuple[str, ...], Layer] = {}
-        self._root = self._model(config, "", "")
-        # In the config's order, a shared one once; the layer "dense" of a nested model "encoder" is "encoder/dense".
-        self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
+        self._convention = config.get("convention")
+        self._sharing_told = config.get(_SHARING) is True
+        if self.has_seeds:
+            self._root = Node("")
+            self.layers = captured_layers(config)
+        else:
+            self._root = self._model(config, "", "")
+            _give_taken_numbers(self._root)
+            # In the config's order, a shared one once; "dense" of a nested model "encoder" is "encoder/dense".
+            self.layers = [x for x in self._root.layers() if x.weights or x.constructor or x.build]
+            self._unsure_objects = _merge_objects(self.layers) if self._sharing_told else []
 
-    def schedule(self, build: str | None = None, names: Sequence[str] | None = None) -> tuple[list[Source], Guesses]:
-        """All sources, in the order in which making the model in code has them drawn; and what of it is a guess.
+    def schedule(
+        self,
+        build: str | None = None,
+        order: Sequence[str | int | Twin] | None = None,
+        made: str | None = None,
+    ) -> tuple[list[Source], list[Doubt]]:
+        """All sources, in the order in which making the model in code has them drawn; and what of it is assumed.
 
-        `build` and `names` are the `build` and `order` of `replay_keras`; a model in `names` stands for its layers.
+        `build`, `order` and `made` are those of `replay_keras`; a model in `order` stands for its layers.
         """
         checks.choice("build", BUILDS[0] if build is None else build, BUILDS)
-        guesses: Guesses = []
-        nodes, own = ([self._root], build) if names is None else (self._named(names), None)
-        draws = [self._draws(node, own, guesses) for node in nodes]
-        made, built = in_turn(draws, build or BUILDS[self._root.functional])
-        return list(dict.fromkeys([*made, *built])), guesses
+        checks.choice("made", WAYS[0] if made is None else made, WAYS)
+        if self.has_seeds:
+            weights = [weight for layer in self.layers for weight in layer.weights]
+            for weight in weights:
+                if weight.source.draws and weight.name != WITHOUT_SEED:
+                    raise ValueError(f"A {weight.name} of `keras_config` has a random initializer and no seed.")
+            return [weight.source for weight in weights], []
+        schedule = Schedule()
+        nodes = self._listed(order or ())
+        named = any(isinstance(item, str) for item in order or ())
+        before = [] if named else [source for node in nodes for source in schedule.draws(node)[0]]
+        if named:
+            drawn = schedule.listed(nodes, build or BUILDS[self._root.functional], doubting=build is None)
+        elif made in WAYS[1:]:
+            drawn = schedule.from_config(self._root, str(made))
+        else:
+            drawn = schedule.draws(self._root, build)
+            schedule.doubts += [] if order else missing_numbers(self._root)
+        sources = list(dict.fromkeys([*before, *drawn[0], *drawn[1]]))
+        doubts = [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
+        if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
+            doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
+        return sources, doubts
 
-    def _named(self, names: Sequence[str]) -> list[Node]:
+    def check_convention(self, convention: str) -> list[Doubt]:
+        """Raise if the fans of attention are known to be of another convention; a doubt where they seem to be."""
+        if not self.has_seeds:
+            return other_convention(self.layers, convention)
+        if self._convention not in (None, convention) and any(w.axes for layer in self.layers for w in layer.weights):
+            raise ValueError(
+                f"`keras_config` is of a model with the fans of {self._convention}, and `convention` is "
+                f"{convention!r}: give convention={self._convention!r}."
+            )
+        return []
+
+    def _listed(self, order: Sequence[str | int | Twin]) -> list[Node]:
+        """The nodes of an `order`; if it names layers, all that draw must be among them."""
         nodes = {node.path: node for part in self._root.parts for node in part.nodes()}
+        names = [item for item in order if isinstance(item, str)]
         for name, count in Counter(names).items():
             if name not in nodes:
                 raise ValueError(f"`order` has {name!r}, which is no layer of the model.{checks.near(name, nodes)}")
@@ -130,9 +140,9 @@ class Model:
                 raise ValueError(f"`order` has {name!r} twice.")
         covered = {layer for name in names for layer in nodes[name].layers()}
         drawing = ((path, node.layer) for path, node in nodes.items() if node.layer and node.draws())
-        if lacking := [path for path, layer in drawing if layer not in covered]:
+        if names and (lacking := [path for path, layer in drawing if layer not in covered]):
             raise ValueError(f"`order` lacks layers that draw seeds: {', '.join(map(repr, lacking))}.")
-        return [nodes[name] for name in names]
+        return [nodes[item] if isinstance(item, str) else _apart(item) for item in order]
 
     def _model(self, entry: Config, path: str, prefix: str) -> Node:
         config = entry["config"]
@@ -141,15 +151,12 @@ class Model:
         parts = [self._part(part, prefix) for part in entries]
         outer = min((number for part in parts if part.is_input() for number in part.numbers), default=None)
         for part in parts:
-            if part.parts and part.parts[0].is_input() and not part.functional:
-                # A Sequential had this Input from the start, or got it when the model around called it. Keras saves
-                # both alike, but then the automatic number is above that of the input of the model around.
-                own = part.parts[0].numbers
-                part.built_when_made = not own or outer is None or own[0] < outer
-                if not part.built_when_made:
-                    part.numbers = [number for number in part.numbers if number not in own]
+            if part.parts:
+                _place_model(part, outer, in_list=not functional)
         numbers = [number for part in parts for number in part.numbers] + _numbers_of(entry)
-        return Node(path, None, parts, functional, built_when_made=functional, numbers=numbers)
+        outputs = [] if isinstance(config, list) else config.get("output_layers") or []
+        ends = [(prefix + name, k) for name, k in inputs_of(outputs)]
+        return Node(path, None, parts, functional, built_when_made=functional, numbers=numbers, outputs=ends)
 
     def _part(self, entry: Config, prefix: str) -> Node:
         """A layer of a model, or a model in it."""
@@ -160,6 +167,7 @@ class Model:
         name = str(entry.get("name") or (config.get("name") if isinstance(config, Mapping) else None))
         if is_model(inner):
             node = self._model(inner, prefix + name, f"{prefix}{name}/")
+            node.numbers += [number for number in _numbers_of(entry) if number not in node.numbers]  # of what wraps it
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))
         node.calls = [[(prefix + name, k) for name, k in inputs_of(call)] for call in entry.get("inbound_nodes") or []]
@@ -173,19 +181,6 @@ class Model:
         layer.name = path
         return self._seen.setdefault(key, layer)
 
-    def _draws(self, node: Node, build: str | None, guesses: Guesses) -> Draws:
-        """What a layer or model draws, and into `guesses` what of its order is one."""
-        if node.layer is not None:
-            return node.layer.constructor, node.layer.build
-        parts = [self._draws(part, None, guesses) for part in node.parts]
-        steps = [(i, k) for i in range(len(parts)) for k in (MADE, CALLED)]
-        if node.functional:
-            steps, own = _program(node.parts)
-            guesses += own
-        drawn: list[Draws] = [(parts[i][0], []) if k == MADE else ([], parts[i][1]) for i, k in steps if k <= CALLED]
-        made, built = in_turn(drawn, build or BUILDS[node.functional])
-        return ([*made, *built], []) if node.built_when_made else (made, built)
-
 
 def _text_of(entry: Config) -> str:
     """The config of a layer, without the identities of shared objects, which a file has of each but once."""
@@ -193,74 +188,73 @@ def _text_of(entry: Config) -> str:
     return re.sub(r', "shared_object_id": \d+', "", text)
 
 
-def in_turn(steps: Sequence[Draws], build: str) -> Draws:
-    """What is made and what is built: one step after the other, or all that is made before all that is built."""
-    if build == "functional":
-        return [source for step in steps for part in step for source in part], []
-    return [source for made, _ in steps for source in made], [source for _, built in steps for source in built]
+def _merge_objects(layers: Sequence[Layer]) -> list[Layer]:
+    """Give layers the same source for what a .keras file says to be one object; those of which it says not enough.
 
-
-def _program(parts: Sequence[Node]) -> tuple[list[Step], Guesses]:
-    """The steps of a functional model's program, and the pairs of layers whose order was a guess.
-
-    A layer is made when the inputs of its first call are there, a model as early as can be, and those of a kind in
-    the order of their automatic numbers; otherwise the place in the config decides.
+    Keras gives an object that comes again an id, but its first place, before, has none: it is an equal initializer.
     """
-    index = {part.path: i for i, part in enumerate(parts)}
-    last = [max(0, len(part.calls) - 1) for part in parts]
-    before: Waits = {(i, k): set() for i, n in enumerate(last) for k in range(MADE, n + 1)}
-    for (i, k), earlier in before.items():
-        if k > MADE:
-            earlier.add((i, k - 1))
-        for path, node in parts[i].calls[k] if 0 <= k < len(parts[i].calls) else ():
-            if (j := index.get(path)) is not None:
-                earlier.add((j, min(node, last[j])))
-    wanted = {(i, k): before[i, CALLED] - {(i, k)} if k == MADE and parts[i].layer else set() for i, k in before}
-    numbered = sorted((number, i) for i, part in enumerate(parts) for number in part.numbers)
-    for ((kind, _), i), ((other, _), j) in itertools.pairwise(numbered):
-        if kind == other and i != j:
-            before[j, MADE].add((i, MADE))
-    return _in_order(parts, before, wanted)
+    sources = [(layer, source) for layer in layers for source in layer.natural if source.draws]
+    unsure: list[Layer] = []
+    for object_id in dict.fromkeys(source.object_id for _, source in sources if source.object_id is not None):
+        places = [i for i, (_, source) in enumerate(sources) if source.object_id == object_id]
+        written = sources[places[0]][1].written
+        before = [(x, s) for x, s in sources[: places[0]] if s.object_id is None and s.written == written]
+        unsure += [layer for layer, _ in before] if len(before) > 1 else []
+        one = before[-1][1] if before else sources[places[0]][1]
+        one.object_id = object_id
+        same = {sources[i][1] for i in places} | {one}
+        for layer in layers:
+            layer.constructor = [one if source in same else source for source in layer.constructor]
+            layer.constructor.sort(key=lambda source: source.object_id is None)
+            layer.natural = [one if source in same else source for source in layer.natural]
+            for weight in layer.weights:
+                weight.source = one if weight.source in same else weight.source
+    return unsure
 
 
-def _in_order(parts: Sequence[Node], before: Waits, wanted: Waits) -> tuple[list[Step], Guesses]:
-    """The steps, after all of `before`, and of `wanted` where that can be; and the pairs that may change places."""
-    urgency = {(i, k): (_URGENCY[bool(parts[i].layer), min(k, CALLED)], i, k) for i, k in before}
-    after: Waits = defaultdict(set)
-    for step in before:
-        for other in before[step] | wanted[step]:
-            after[other].add(step)
-    drawing = {(i, MADE) for i, part in enumerate(parts) if part.draws()}
-    left, done, guesses = set(before), list[Step](), Guesses()
-    ready = {step for step in left if not before[step] and not wanted[step]}
-    while left:
-        if not ready:  # A(B(x)) makes A before the inputs of its call are there, as the numbers say
-            held_up = _held_up(before, wanted, left)
-            if held_up is None:  # steps that wait for each other
-                return sorted(before), []
-            ready.add(held_up)
-        step = min(ready, key=lambda step: urgency[step])
-        ready.remove(step)
-        left.remove(step)
-        done.append(step)
-        if step in drawing and (others := drawing & ready):
-            guesses.append((parts[step[0]].path, parts[min(others)[0]].path))
-        for other in after[step]:
-            before[other].discard(step)
-            wanted[other].discard(step)
-            if other in left and not before[other] and not wanted[other]:
-                ready.add(other)
-    return done, guesses
+def _place_model(part: Node, outer: Number | None, *, in_list: bool) -> None:
+    """Note what is known of when a model inside another was made and built.
+
+    `outer` is the number of the Input of the model around, which is below the inner one's if that was made later.
+    """
+    own = part.parts[0].numbers if part.parts[0].is_input() else []
+    # In Sequential([Dense(2), model]), a functional model was made in an earlier statement.
+    if (own and outer is not None and own[0] < outer) or (part.functional and in_list):
+        part.early = True
+    if own and not part.functional:
+        # A Sequential had this Input from the start, or got it when the model around called it. Keras saves both alike,
+        # but then the automatic number is above that of the input of the model around.
+        part.built_when_made = outer is None or own[0] < outer
+        if not part.built_when_made:
+            part.numbers = [number for number in part.numbers if number not in own]
+            part.taken += own
+    elif part.parts[0].is_input() and not part.functional:
+        part.built_when_made = True
 
 
-def _held_up(before: Waits, wanted: Waits, left: Iterable[Step]) -> Step | None:
-    """The first layer to make for one to be made whose inputs are there; None if layers wait in a circle."""
-    step = min((step for step in left if step[1] == MADE and not wanted[step]), default=None)
-    for _ in before:
-        if step is None or not before[step]:
-            return step
-        step = min(before[step])
-    return None
+def _apart(item: int | Twin) -> Node:
+    """What an `order` has that is no layer of the model: a layer of which only the draws matter, or so many draws."""
+    if isinstance(item, Twin):
+        return Node(item.class_name, read_layer(item.entry()))
+    return Node(f"{item} draws", Layer("", "", [Source(None) for _ in range(item)]))
+
+
+def _give_taken_numbers(root: Node) -> None:
+    """Give each attention layer the number of the Dropout that Keras makes in it when it is built."""
+    nodes = [node for node in root.nodes() if node.layer]
+    attention = [node for node in nodes if node.layer and node.layer.class_name in _ATTENTION]
+    for kind in _ATTENTION:  # those of a class in the order of their numbers
+        own = [i for i, node in enumerate(attention) if node.layer and node.layer.class_name == kind]
+        if all(attention[i].numbers for i in own):
+            ordered = sorted((attention[i] for i in own), key=lambda node: node.numbers)
+            for i, node in zip(own, ordered, strict=True):
+                attention[i] = node
+    for kind in ("dropout", "softmax"):
+        present = {number for node in nodes for own, number in node.numbers if own == kind}
+        missing = sorted(set(range(max(present, default=0))) - present)
+        if len(missing) <= len(attention):
+            for node, number in zip(attention, missing, strict=False):
+                node.taken.append((kind, number))
 
 
 def _numbers_of(entry: Config) -> list[tuple[str, int]]:
@@ -271,9 +265,11 @@ def _numbers_of(entry: Config) -> list[tuple[str, int]]:
     name = str(config.get("name")).removeprefix("forward_").removeprefix("backward_")
     kind = snake_case(str(entry.get("class_name"))).replace("group_query", "grouped_query")
     number = name.removeprefix(kind).removeprefix("_")
-    found = [(kind, int(number or 0))] if name.startswith(kind) and (not number or number.isdecimal()) else []
-    inner = config.get("layer")
-    return found + (_numbers_of(inner) if isinstance(inner, Mapping) else [])
+    automatic = name.startswith(kind) and (not number or (number.isdecimal() and number[0] != "0"))
+    found = [(kind, int(number or 0))] if automatic else []
+    several = config.get("cells") or ()
+    inside = [config.get("layer"), config.get("cell"), *(several if isinstance(several, list) else ())]
+    return found + [number for inner in inside if isinstance(inner, Mapping) for number in _numbers_of(inner)]
 
 
 def inputs_of(call: Any) -> Iterator[tuple[str, int]]:

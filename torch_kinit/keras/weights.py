@@ -101,10 +101,11 @@ def from_keras(
         ModuleNotFoundError: a file is read, and h5py is not installed.
 
     After an error, also one of a parametrization's own, the model is as it was. The second bias that torch adds in an
-    LSTM or RNN is set to zero. A file is read as data: no code in it is run. The kernel of a layer with LoRA weights is
-    read from a .keras or .weights.h5 with the update that these make. Where a config shows that Keras flattens
-    channels-last data before a layer, and the port does not say how it does, a UserWarning asks for `flattened`;
-    without a config nothing is known of that.
+    LSTM or RNN is set to zero. A file is read as data: no code in it is run, no link in it followed, and no config of
+    more than 64 MiB or 200 levels read; but HDF5's own library parses it, which an .h5 made to harm may crash or hang.
+    The kernel of a layer with LoRA weights is read from a .keras or .weights.h5 with the update that these make. Where
+    a config shows that Keras flattens channels-last data before a layer, and the port does not say how it does, a
+    UserWarning asks for `flattened`; without a config nothing is known of that.
 
     Example:
         >>> import torch
@@ -154,7 +155,7 @@ def _places(held: Holdings, config: Any, order: Sequence[str] | None, modules: M
         if modules is not None:
             raise ValueError("`modules` maps the layers of a `keras_config`, and none is given.")
         return None
-    keras = load_config(config)
+    keras = load_config(config, seeds=False)
     layers = Model(keras).layers
     for layer in layers:  # a file has them in the kernel, and others are refused
         layer.weights = [weight for weight in layer.weights if "lora_" not in weight.name]

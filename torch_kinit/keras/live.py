@@ -1,0 +1,261 @@
+"""A live Keras model as data, with the seed that each initializer drew: `keras_config`, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch_kinit import checks
+from torch_kinit.initializers.recipe import is_array
+from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, lora_error, snake_case
+from torch_kinit.keras.read import read_layer
+from torch_kinit.layers.variable import CONVENTIONS
+
+WITHOUT_SEED = (
+    "vector_u"  # of SpectralNormalization: drawn in `build` by an initializer that is not kept; no port has it
+)
+# Where a weight's initializer is an attribute of another name than the weight's own.
+_ATTRIBUTES = {"reverse_embeddings": "embeddings", "renorm_mean": "moving_mean"}
+_ATTRIBUTES |= dict.fromkeys(("moving_stddev", "renorm_stddev"), "moving_variance")
+
+
+def keras_config(keras_model: Any) -> dict[str, Any]:
+    """A live Keras model as plain JSON data, with the seed that each of its initializers drew.
+
+    A saved config does not tell in which order a program made its layers, or which of them share an initializer, so
+    the seeds of unseeded initializers must be guessed from it. The live model has them. Call this once where Keras is
+    at hand; `replay_keras(port, keras_config=..., backend=...)` then is exact, whatever the program looked like.
+
+    Args:
+        keras_model: a built model or layer of Keras 3 or tf.keras: Sequential, functional, nested or subclassed. It is
+            only looked at, and may have been trained since.
+
+    Returns:
+        A dict for `json.dump`: the model's config where it has one, and under "weights", in the order of
+        `keras_model.get_weights()`, for each weight its layer, name, path, shape, dtype and initializer, whose config
+        has the seed.
+
+    Raises:
+        TypeError: not a layer of Keras.
+        ValueError: no weights yet; or weights whose initializer or seed is not kept on the model, naming them.
+
+    Example:
+        >>> import json
+        >>> from torch import nn
+        >>> with open("model.json", "w") as file:  # where Keras is
+        ...     json.dump(keras_config(keras_model), file)
+        >>> done = replay_keras(port, keras_config="model.json", backend="torch")  # where the port is
+
+    Source: the attribute `seed` of Keras' initializers, keras/src/initializers/random_initializers.py, Keras 3.15.
+    """
+    return capture(keras_model)
+
+
+def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
+    """What `keras_config` gives; without `seeds`, also for a model that does not keep them all."""
+    if not (hasattr(model, "weights") and hasattr(model, "_flatten_layers")):
+        raise TypeError(
+            f"`keras_model` must be a live Keras model, got {type(model).__name__}; a saved one goes to replay_keras "
+            "as it is."
+        )
+    if adapted := [layer.name for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]:
+        raise lora_error(str(adapted[0]))
+    variables = list(model.weights)
+    if not variables:
+        raise ValueError("`keras_model` has no weights; build it, or call it once on data.")
+    entries = {id(variable): entry for variable, entry in _Walk(seeds).entries(model, "")}
+    found = [entries.get(id(v), {"path": _path(v), "initializer": None}) for v in variables]
+    if lost := [entry["path"] for entry in found if entry["initializer"] is None]:
+        raise ValueError(
+            f"The live model does not keep the initializers, or their seeds, of {', '.join(lost)}. A layer keeps one "
+            "as an attribute named after the weight: self.kernel_initializer = keras.initializers.get(...), given to "
+            "add_weight."
+        )
+    return {**_saved(model), "convention": _convention(model), "weights": found}
+
+
+def _saved(model: Any) -> dict[str, Any]:
+    """The config that Keras itself would save; only the class' name for a model that has none."""
+    try:
+        saved = json.loads(model.to_json())
+    except Exception:  # a subclassed model's own get_config can raise anything
+        saved = {}
+    return saved if isinstance(saved, dict) and saved else {"class_name": type(model).__name__, "config": None}
+
+
+def _convention(model: Any) -> str:
+    """Whose fans of attention the model was made with, by the version of its Keras."""
+    modules = [cls.__module__.partition(".")[0] for cls in type(model).__mro__]
+    keras = sys.modules.get(next((name for name in modules if name in ("keras", "tf_keras")), ""))
+    version = [int(part) for part in re.findall(r"\d+", str(getattr(keras, "__version__", "3.15")))[:2]]
+    return CONVENTIONS[version < [3, 15]]
+
+
+class _Walk:
+    """One walk through a live model, layer by layer, each once."""
+
+    def __init__(self, seeds: bool) -> None:
+        self._seeds = seeds  # whether a weight counts as lost if its seed is
+        self._seen: set[int] = set()
+        self._paths: set[str] = set()
+        self._uses: dict[int, str] = {}  # SeedGenerators, by the path of the weight that each gave its seed
+
+    def entries(self, layer: Any, prefix: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Each variable of a model or layer with its entry; a layer of a nested model is "encoder/dense"."""
+        if id(layer) in self._seen:
+            return
+        self._seen.add(id(layer))
+        known = _read(layer)
+        if known is not None:
+            yield from self._unit(layer, prefix, layer.weights, known)
+            return
+        inner = [child for child in layer._flatten_layers(include_self=False, recursive=False) if child is not layer]
+        theirs = {id(variable) for child in inner for variable in child.weights}
+        yield from self._unit(layer, prefix, [v for v in layer.weights if id(v) not in theirs], [])
+        inside = f"{prefix}/" if prefix else ""
+        for child in inner:
+            # TimeDistributed gives its name to the model in it, as in a saved config
+            name = prefix if type(layer).__name__ == "TimeDistributed" else f"{inside}{child.name}"
+            yield from self.entries(child, name)
+
+    def _unit(
+        self, layer: Any, path: str, variables: list[Any], known: list[Weight]
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The variables of a layer that is matched as a whole; `known` is what its config says of them."""
+        path = path or layer.name
+        unique = next(p for i in range(len(self._paths) + 1) if (p := f"{path}:{i}" if i else path) not in self._paths)
+        if variables:
+            self._paths.add(unique)
+        known = list(known)
+        for variable in variables:
+            found = next((w for w in known if w.name.rpartition("/")[2] == _name(variable)), None)
+            if found:
+                known.remove(found)
+            owner = _owner(layer, variable)
+            initializer = self._initializer(owner, variable, found)
+            more: dict[str, Any] = {}
+            if _name(variable) == "kernel" and isinstance(equation := getattr(owner, "equation", None), str):
+                more["equation"] = equation
+            if found and found.unit_forget:
+                more["unit_forget_bias"] = True
+            yield (
+                variable,
+                {
+                    "layer": unique,
+                    "class_name": type(layer).__name__,
+                    "name": found.name if found else _name(variable),
+                    "path": _path(variable),
+                    "shape": [int(size) for size in variable.shape],
+                    "dtype": str(getattr(variable.dtype, "name", variable.dtype)),
+                    "initializer": initializer,
+                    **more,
+                },
+            )
+
+    def _initializer(self, owner: Any, variable: Any, known: Weight | None) -> dict[str, Any] | None:
+        """The config of a variable's initializer with the seed it drew; None where the model keeps none of both."""
+        found = _attribute(owner, _name(variable))
+        if found is None:
+            source = known.source if known else None
+            kept = source and not (self._seeds and source.random and _name(variable) != WITHOUT_SEED)
+            return Source(source.config).entry() if source and kept else None
+        if not hasattr(found, "get_config"):
+            return None
+        config = {key: _plain(value) for key, value in found.get_config().items()}
+        if snake_case(type(found).__name__) in RANDOM:
+            config["seed"] = self._seed(found, _path(variable), twice=bool(known and known.unit_forget))
+            if config["seed"] is None and self._seeds:
+                return None
+        elif type(found).__name__ == "Identity":  # whose config forgets the gain
+            config.setdefault("gain", getattr(found, "gain", 1.0))
+        return {"module": "keras.initializers", "class_name": type(found).__name__, "config": config}
+
+    def _seed(self, initializer: Any, path: str, *, twice: bool) -> int | None:
+        """The seed of an initializer's draws; None if it is not known, or if `twice` and the second has another."""
+        seed = getattr(initializer, "seed", None)
+        if seed is None:  # tf.keras draws one when the initializer is first called
+            seed = getattr(getattr(initializer, "_random_generator", None), "_seed", None)
+        if isinstance(seed, int):
+            return seed
+        state = getattr(seed, "state", None)  # a SeedGenerator: its seed, and how many draws there were
+        if state is None or twice or self._uses.setdefault(id(seed), path) != path:
+            return None
+        first, count = (int(value) for value in checks.array(_array(state)).tolist())
+        return first & 0xFFFFFFFF if count <= 1 else None
+
+
+def _array(variable: Any) -> Any:
+    """The values of a Keras variable as an array or tensor."""
+    value = variable.numpy() if hasattr(variable, "numpy") else variable
+    return value.astype("int64") if hasattr(value, "astype") else value
+
+
+def _read(layer: Any) -> list[Weight] | None:
+    """What is known of the weights of a layer of Keras' own, or of a registered class; None for models and others."""
+    if hasattr(layer, "compile") and hasattr(layer, "layers"):  # a model
+        return None
+    cls = type(layer)
+    try:
+        entry = {"module": cls.__module__, "class_name": cls.__name__, "config": layer.get_config()}
+        return read_layer(entry).weights
+    except Exception:  # somebody's get_config can raise anything
+        return None
+
+
+def _owner(layer: Any, variable: Any) -> Any:
+    """The innermost layer that has the variable."""
+    holders = [part for part in layer._flatten_layers() if any(v is variable for v in part.weights)]
+    return min(reversed(holders), key=lambda part: len(part.weights), default=layer)  # what is inside comes later
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """The initializer that a layer keeps for its weight of this name."""
+    if name == "kernel" and type(owner).__name__.startswith("Depthwise"):
+        name = "depthwise"
+    stem = _ATTRIBUTES.get(name, name.removesuffix("_kernel") or name)
+    names = (f"{stem}_initializer", f"_{stem}_initializer", f"{name}_initializer")
+    return next((found for key in names if (found := getattr(owner, key, None)) is not None), None)
+
+
+def _name(variable: Any) -> str:
+    return str(variable.name).partition(":")[0].rpartition("/")[2]
+
+
+def _path(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))
+
+
+def _plain(value: Any) -> Any:
+    """A value of an initializer's config as JSON has it, an array as Keras saves it."""
+    if is_array(value) and tuple(value.shape):
+        array = checks.array(value)
+        saved = {"value": array.tolist(), "dtype": str(array.dtype).removeprefix("torch.")}
+        return {"class_name": "__numpy__", "config": saved}
+    return value.item() if is_array(value) else value
+
+
+def captured_layers(config: Config) -> list[Layer]:
+    """The layers of a model from what `keras_config` gave: each weight's source has its seed."""
+    layers: dict[str, Layer] = {}
+    for i, entry in enumerate(config["weights"]):
+        try:
+            layer = layers.setdefault(entry["layer"], Layer(str(entry["layer"]), str(entry["class_name"])))
+            source = Source(entry["initializer"])
+            shape = tuple(checks.integer("shape", size) for size in entry["shape"])
+            name, dtype = str(entry["name"]), str(entry["dtype"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"Weight {i} of `keras_config` is not as kinit.keras_config makes it: {error!r}."
+            ) from None
+        axes = axes_of(entry["equation"]) if source.scaled and isinstance(entry.get("equation"), str) else None
+        forget = entry.get("unit_forget_bias") is True
+        layer.weights.append(Weight(name, shape, source, axes=axes, unit_forget=forget, dtype=dtype))
+    return list(layers.values())
+
+
+def is_captured(config: Mapping[str, Any]) -> bool:
+    """Whether a config is one that `keras_config` made."""
+    return isinstance(config.get("weights"), list)

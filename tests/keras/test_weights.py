@@ -219,7 +219,7 @@ ARRAYS_OF_ANOTHER = {
     "another shape": (lambda arrays: [*arrays[:6], arrays[6][:2], *arrays[7:]],
                       rf"Array 6 of 10 has shape \(2, 2, 4, 6\); its place is {PLACE}, the kernel \(3, 2, 4, 6\) of "
                       r"Keras' layer 'conv2d.*' \(Conv2D\)\. Are the arrays"),
-    "too few": (lambda arrays: arrays[:-1], "9 arrays for 10 weights of the config; the first without one is the bias of"),
+    "too few": (lambda arrays: arrays[:-1], "9 arrays for 10 weights of the config; the first without one is the bias"),
     "too many": (lambda arrays: [*arrays, arrays[0]], r"11 arrays for 10 weights of the config; its last weight"),
 }  # fmt: skip
 

@@ -191,9 +191,9 @@ def _refuse_others(values: Mapping[str, Tensor], found: Sequence[Place]) -> None
             )
     if len(values) != len(found):
         short = len(values) < len(found)
-        place = found[len(values)] if short else found[-1] if found else None
+        last = found[len(values)] if short else found[-1] if found else None
         which = "the first without one" if short else "its last weight"
-        end = f"; {which} is the {place.weight.name} of Keras' layer {place.layer.name!r}" if place else ""
+        end = f"; {which} is the {last.weight.name} of Keras' layer {last.layer.name!r}" if last else ""
         raise ValueError(f"There are {len(values)} arrays for {len(found)} weights of the config{end}. {hint}")
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import torch_kinit as kinit
 from tests.support.backends import NAMES
+from tests.support.fake_run import distributed, on_ranks
 from tests.support.port_models import Port, check_state, conv, named, real
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
@@ -187,6 +188,29 @@ def test_replayed_kernels_are_keras_own(name, case):
         other = port.make()
         kinit.replay_keras(other, 1, backend=name)
         check_state(other, expected, name, port.orthogonal)
+
+
+def shards(rank):
+    """What a rank holds of a marked Linear after a replay and after `seed`."""
+    with torch.device("meta"):
+        model = nn.Sequential(kinit.flattened(nn.Linear(60, 6), SIZES[2]))
+    sharded = distributed(model, {"shard": 2})
+    found = []
+    for run in (lambda: kinit.replay_keras(sharded, 1, backend="jax"), lambda: kinit.apply(sharded, seed=1)):
+        run()
+        found.append(sharded[0].weight.to_local().detach().clone())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_a_sharded_weight_has_the_values_of_a_whole_one():
+    """Each process draws its part of the marked weight."""
+    whole = nn.Sequential(kinit.flattened(nn.Linear(60, 6), SIZES[2]))
+    found = on_ranks(2, [0, 1], shards)
+    for i, run in enumerate((lambda: kinit.replay_keras(whole, 1, backend="jax"), lambda: kinit.apply(whole, seed=1))):
+        run()
+        assert torch.equal(torch.cat([parts[i] for parts in found]), whole[0].weight)
 
 
 # --- a port that does not say how it flattens -------------------------------------------------------------------------

@@ -152,6 +152,93 @@ def test_wrong_orders(order, message):
     assert fingerprint(model) == before
 
 
+def port_with_config():
+    """A port, its Keras twin, and what is what."""
+    real = keras_port()
+    names = [layer.name for layer in real.layers if layer.weights]
+    return Port(), real, dict(zip(names, ["stem.0", "stem.1", "last", "head"], strict=True))
+
+
+def test_a_config_gives_the_order():
+    """With it and `modules`, arrays come in Keras' order, whatever that of the modules; `order` names other ones."""
+    model, real, modules = port_with_config()
+    told = {"keras_config": real.to_json(), "modules": modules}
+    given = kinit.to_keras(model, **told)
+    assert all(map(np.array_equal, given, kinit.to_keras(model, order=ORDER)))
+    other, third = Port(), Port()
+    kinit.from_keras(other, given, **told)
+    assert fingerprint(other) == fingerprint(model)
+    backwards = kinit.to_keras(model, **told, order=list(modules)[::-1])
+    assert all(map(np.array_equal, backwards, [*given[8:], *given[6:8], *given[2:6], *given[:2]]))
+    kinit.from_keras(third, backwards, **told, order=list(modules)[::-1])
+    assert fingerprint(third) == fingerprint(model)
+
+
+def test_arrays_have_the_shapes_of_the_config():
+    """Heads of attention in Linears are apart, as `set_weights` wants them."""
+    x = keras.Input((5, 12))
+    real = keras.Model(x, kl.MultiHeadAttention(3, 4)(x, x))
+    parts = nn.ModuleList([nn.Linear(12, 12) for _ in range(4)])
+    real.set_weights(kinit.to_keras(parts, keras_config=real))
+    assert np.array_equal(real.get_weights()[0].reshape(12, 12), parts[0].weight.detach().t())
+
+
+def test_layers_that_the_port_goes_without():
+    """Their arrays are passed over; `to_keras` has none for them."""
+    model, real, modules = port_with_config()
+    model.stem[1] = nn.Identity()
+    without = {name: None if "batch" in name else path for name, path in modules.items()}
+    told = {"keras_config": real, "modules": without}
+    kinit.from_keras(model, real.get_weights(), **told)
+    assert np.array_equal(model.head.bias.detach(), real.get_weights()[-1])
+    with pytest.raises(ValueError, match=r"has gamma \(4,\), of which the torch model holds nothing"):
+        kinit.to_keras(model, **told)
+
+
+def with_config(**told):
+    """What from_keras and to_keras say of `told`, where the model and the config are right."""
+    model, real, modules = port_with_config()
+    arrays = told.pop("arrays", list)(real.get_weights())
+    names = list(modules)
+    told = {key: value(names) if callable(value) else value for key, value in told.items()}
+    told = {"keras_config": real.to_json(), "modules": modules, **told}
+    return model, lambda: kinit.from_keras(model, arrays, **told), lambda: kinit.to_keras(model, **told)
+
+
+PLACE = r"last.weight \(Conv2d's kernel, \(3, 2, 4, 6\) in Keras' layout\)"
+WRONG_WITH_CONFIG = {
+    "modules alone": ({"keras_config": None}, ValueError, "`modules` maps the layers of a `keras_config`"),
+    "paths for names": ({"order": ORDER}, ValueError, "`order` has 'stem', which is no Keras layer with weights"),
+    "a layer less": ({"order": lambda names: names[1:]}, ValueError, "`order` leaves out Keras' layer 'conv2d"),
+    "a layer twice": ({"order": lambda names: [*names, names[0]]}, ValueError, "`order` lists a layer twice"),
+    "no list": ({"order": "dense"}, TypeError, "`order` is a list of the names of its layers, got 'dense'"),
+    "order alone": ({"modules": None}, ValueError,
+                    r"'conv2d.*' \(Conv2D\) has kernel \(3, 3, 2, 4\), and the torch model in its place head.weight"),
+}  # fmt: skip
+ARRAYS_OF_ANOTHER = {
+    "another shape": (lambda arrays: [*arrays[:6], arrays[6][:2], *arrays[7:]],
+                      rf"Array 6 of 10 has shape \(2, 2, 4, 6\); its place is {PLACE}, the kernel \(3, 2, 4, 6\) of "
+                      r"Keras' layer 'conv2d.*' \(Conv2D\)\. Are the arrays"),
+    "too few": (lambda arrays: arrays[:-1], "9 arrays for 10 weights of the config; the first without one is the bias"),
+    "too many": (lambda arrays: [*arrays, arrays[0]], r"11 arrays for 10 weights of the config; its last weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*WRONG_WITH_CONFIG, *ARRAYS_OF_ANOTHER])
+def test_errors_with_a_config(case):
+    """They name the Keras layer and the torch module, with both shapes, and nothing changes."""
+    if case in WRONG_WITH_CONFIG:
+        told, error, message = WRONG_WITH_CONFIG[case]
+    else:
+        told, error, message = {"arrays": ARRAYS_OF_ANOTHER[case][0]}, ValueError, ARRAYS_OF_ANOTHER[case][1]
+    model, write, read = with_config(**told)
+    before = fingerprint(model)
+    for call in (write, read) if case in WRONG_WITH_CONFIG else (write,):
+        with pytest.raises(error, match=message):
+            call()
+    assert fingerprint(model) == before
+
+
 @torch.no_grad()
 def test_merged_axes():
     """Linears take the arrays of a MultiHeadAttention, whose heads have an axis of their own, and give them merged."""

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import nn
 
+import torch_kinit as kinit
 from tests.support import port_models
 from tests.support.backends import same_bits
 from torch_kinit import Variable, register_layout
@@ -209,6 +210,8 @@ class Port:
         made = [(*MODULES[kind.split()[0]](kind, *shapes), len(shapes)) for kind, shapes in description]
         self._maps = [(own, count) for _, own, count in made]
         self.model = nn.Sequential(*(module for module, _, _ in made))
+        for module in self.model.modules():  # which has no forward pass, so Keras' order
+            kinit.flattened(module, None)
 
     def expected(self, weights):
         """Keras' arrays as the state of the port."""

@@ -127,8 +127,9 @@ class _Walk:
         """What a layer makes of its inputs; `shape` is that of the first, if the call tells it."""
         path, state = prefix + _name_of(entry), next((s for s in given if s), None)
         over_time = 0
-        while entry.get("class_name") == "TimeDistributed":
-            entry, over_time = entry["config"]["layer"], over_time + 1
+        while entry.get("class_name") in ("TimeDistributed", "SpectralNormalization"):
+            over_time += entry["class_name"] == "TimeDistributed"
+            entry = entry["config"]["layer"]
         if is_model(entry):
             return self.model(entry, f"{path}/", state)
         kind, config = str(entry.get("class_name")), entry.get("config") or {}
@@ -136,7 +137,7 @@ class _Walk:
         shape = built or (shape[over_time:] if shape else None)
         if kind == "Concatenate" and isinstance(state, Flat) and len(given) > 1:
             return Flat(None)
-        if kind in ("Dense", *_RECURRENT, *_BY_FEATURE) and isinstance(state, Flat):
+        if kind in ("Dense", "EinsumDense", *_RECURRENT, *_BY_FEATURE) and isinstance(state, Flat):
             self._flat.setdefault(path, state)
             return state if kind in _BY_FEATURE else None
         return _after(kind, config, state, shape[1:] if shape else None)
@@ -150,7 +151,7 @@ def _after(kind: str, config: Config, state: State, shape: Sequence[int | None] 
         filters = config.get("filters") or (state.channels if isinstance(state, Spatial) else None)
         return Spatial(("c", *places) if first else (*places, "c"), None if "Depthwise" in kind else filters)
     if not isinstance(state, Spatial):
-        return None if kind.startswith((*_FORGETFUL, *_RECURRENT)) or kind == "Dense" else state
+        return None if kind.startswith(("Dense", "EinsumDense", "Reshape", *_FORGETFUL, *_RECURRENT)) else state
     if kind == "Flatten":
         moved = Spatial((*state.axes[1:], state.axes[0]), state.channels) if first else state
         return moved.flattened((*shape[1:], shape[0]) if first and shape else shape)
@@ -166,8 +167,10 @@ def _reshaped(state: Spatial, target: Sequence[int], shape: Sequence[int | None]
     if len(target) == 1:
         return state.flattened(shape)
     sizes = [size for size in shape or () if size is not None]
-    if not target or len(sizes) != len(state.axes):
+    if not target or state.axes[-1] != "c":
         return None
+    if len(sizes) != len(state.axes):
+        return None if target[-1] == (state.channels or target[-1]) else Flat(None, state.channels)
     last = target[-1] if target[-1] != -1 else math.prod(sizes) // max(1, math.prod(target[:-1]))
     for count in range(2, len(sizes) + 1):
         if math.prod(sizes[-count:]) == last != sizes[-1]:

@@ -190,9 +190,10 @@ def _refuse_others(values: Mapping[str, Tensor], found: Sequence[Place]) -> None
                 f"Keras' layer {layer.name!r} ({layer.class_name}). {hint}"
             )
     if len(values) != len(found):
-        short = found[len(values)] if len(values) < len(found) else found[-1] if found else None
-        which = "the first without one" if len(values) < len(found) else "its last weight"
-        end = f"; {which} is that of which {short}" if short else ""
+        short = len(values) < len(found)
+        last = found[len(values)] if short else found[-1] if found else None
+        which = "the first without one" if short else "its last weight"
+        end = f"; {which} is the {last.weight.name} of Keras' layer {last.layer.name!r}" if last else ""
         raise ValueError(f"There are {len(values)} arrays for {len(found)} weights of the config{end}. {hint}")
 
 

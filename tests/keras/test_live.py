@@ -62,7 +62,7 @@ def one_object():
 def objects_in_any_order():
     late, unused = kl.Dense(3, bias_initializer=ki.HeUniform()), kl.Dense(9)
     inputs = keras.Input((4,))
-    x = kl.Dense(5, name="dense_7")(kl.Dropout(0.1)(kl.Dense(6)(inputs)))
+    x = kl.Dense(5, name="dense_999")(kl.Dropout(0.1)(kl.Dense(6)(inputs)))
     unused(x)
     return keras.Model(inputs, late(x)), nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3))
 

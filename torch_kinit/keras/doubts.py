@@ -31,11 +31,12 @@ def unsure_sources(
         return found
     beside = [source for layer in layers for source in _beside_others(layer)]
     note(beside, "initializers that are not the layer's default were given by name, not as objects")
-    objects = [source for source in drawing[1:] if source.with_arguments]
-    configs = Counter(source.written for source in drawing if source.with_arguments)
+    objects = [source for source in drawing[1:] if source.given and source.with_arguments]
+    configs = Counter(source.written for source in drawing if source.given and source.with_arguments)
     shared = [source for source in objects if configs[source.written] > 1 and not sharing_told]
     note(shared, "each has an initializer of its own, though equal ones with arguments may be one object")
-    others = [source for source in objects if source not in shared]
+    early = {source for layer in layers for source in layer.constructor}  # of which it matters when they are made
+    others = [source for source in objects if source in early and source not in shared]
     note(
         others, "the initializer with arguments was made as an object right before the layer, not earlier or as a dict"
     )

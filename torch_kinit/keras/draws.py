@@ -42,6 +42,7 @@ class Source:
         while isinstance(seed, Mapping):  # a SeedGenerator as Keras saves it
             seed = (seed.get("config") or {}).get("seed")
         self.seed: int | None = seed if isinstance(seed, int) else None  # None if it is to be drawn
+        self.given = False  # whether it is an argument of a layer's, which may have been an object
         self.default = False  # whether it is what the layer has anyway for the argument it was given to
         self.seed_lost = False  # whether the layer's config has no seed, given or not
         self.object_id: int | None = None  # of an object that the file says to be in several places
@@ -149,6 +150,7 @@ class Layer:
         sources = [None if c is None else Source(c) for c in configs]
         for source, default in zip(sources, defaults.values(), strict=True):
             if source:
+                source.given = True
                 source.default = source.name == Source(default).name and not source.with_arguments
         self.constructor += [source for source in sources if source]
         return sources

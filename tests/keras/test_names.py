@@ -105,6 +105,14 @@ def test_what_is_no_conflict(model, module, expected):
     assert matched(model, module) == expected
 
 
+def test_modules_has_the_last_word():
+    """What it gives away is no longer looked for by name."""
+    model, module = line("query", "value"), port(value=4, query=4)
+    assert matched(model, module, modules={"query": "value"}) == of(value="query", query="value")
+    assert matched(model, module, modules={"value": "query"}) == of(value="query", query="value")
+    assert matched(model, module, modules={"value": "value"}) == of(value="value", query="query")
+
+
 def nested():
     """Two models with layers of the same names."""
     keras.backend.clear_session()

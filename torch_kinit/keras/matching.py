@@ -241,7 +241,7 @@ def _equal_names(layers: Sequence[Layer], held: Holdings, mapped: Slots) -> dict
     Names that Keras gives by itself, such as dense_1, say nothing, nor do the numbers in a torch Sequential.
     """
     taken = {id(slot) for slots in mapped.values() for slot in slots}
-    paths = [path for path in held.paths() if any(id(slot) not in taken for slot in held.inside(path, ""))]
+    paths = [path for path in held.paths() if taken.isdisjoint(map(id, held.inside(path, "")))]
     ours = {layer.name: layer.name.split("/") for layer in layers if not _is_automatic(layer)}
     theirs = {path: path.split(".") for path in paths if not path.rpartition(".")[2].isdecimal()}
     equal: dict[str, str] = {}

@@ -1,6 +1,6 @@
-"""What each process of a group runs: shard a model, initialize it by name, and digest the gathered weights.
+"""What each process of a group runs: shard models, initialize them by name, and digest the gathered weights.
 
-python -m tests.sharded_run WORLD CASE [DEVICE]
+python -m tests.support.sharded_run WORLD DEVICE CASE ...
 """
 
 import hashlib
@@ -85,15 +85,23 @@ def shard(model, world, case, device="cpu"):
     return model
 
 
-def run(rank, world, case, path, device):
+def run(rank, world, cases, path, device):
     """One process."""
-    from torch.distributed.tensor.debug import CommDebugMode
-
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(rank)
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=world)
+    for case in cases:
+        check_case(rank, world, case, device)
+        dist.barrier()  # or a process that ends cuts off one that still receives
+    dist.destroy_process_group()
+
+
+def check_case(rank, world, case, device):
+    """Shard and initialize a network, and print the case, the digest and the number of collectives."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
     torch.manual_seed(rank)  # what must not matter
     from_meta = case.startswith("meta, ")
     with torch.device("meta" if from_meta else device):
@@ -106,7 +114,8 @@ def run(rank, world, case, path, device):
         kinit.apply(model, RULES, seed=7)
     state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    os.write(1, f"{digest(state)} {communication.get_total_counts()}\n".encode())  # whole lines from each process
+    found = f"{case}: {digest(state)} {communication.get_total_counts()}\n"
+    os.write(1, found.encode())  # whole lines from each process
     refused = ""
     if case == "FSDP2":
         for call in (lambda: kinit.he_normal_(model.up.weight), lambda: kinit.apply(model)):
@@ -117,8 +126,6 @@ def run(rank, world, case, path, device):
             assert "DTensor" in refused, refused
     if from_meta and "TP" not in case:  # which torch cannot run with uneven shards
         check_trains(model, optimizer, device)
-    dist.barrier()  # or a process that ends cuts off one that still receives
-    dist.destroy_process_group()
 
 
 def check_materialized(model, device):
@@ -152,6 +159,6 @@ def local_clone(tensor):
 
 
 if __name__ == "__main__":
-    world, case, device = int(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "cpu"
+    world, device, *cases = int(sys.argv[1]), *sys.argv[2:]
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(run, args=(world, case, os.path.join(folder, "rendezvous"), device), nprocs=world)
+        mp.spawn(run, args=(world, cases, os.path.join(folder, "rendezvous"), device), nprocs=world)

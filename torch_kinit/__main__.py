@@ -20,7 +20,8 @@ from torch import nn
 
 from torch_kinit import Plan, plan, replay_keras
 from torch_kinit.demo import PictureAndText
-from torch_kinit.keras.order import BUILDS, WAYS
+from torch_kinit.keras.order import WAYS
+from torch_kinit.keras.program import BUILDS
 from torch_kinit.model import report
 from torch_kinit.model.targets import holder_of
 from torch_kinit.streams.keras_seed import BACKENDS

@@ -181,6 +181,7 @@ def stacks(draw):
     return stack(", ".join(texts), *modules, shape=(6, first))
 
 
+@pytest.mark.filterwarnings("ignore:The config does not tell all that the program drew")
 @settings(max_examples=12, deadline=None, database=None)
 @given(stacks(), st.integers(0, 2**32 - 1))
 def test_any_stack_is_replayed_and_its_laws_are_read(port, seed):

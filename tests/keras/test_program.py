@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from keras import layers as kl
 
 from tests.support.saved_keras import check_recovered, spectral
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.configs import load_config
+from torch_kinit.keras.saved_model import Model
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

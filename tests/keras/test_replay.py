@@ -25,6 +25,8 @@ from tests.support.small_ports import (
 
 pytestmark = pytest.mark.slow  # asks processes of Keras
 
+# Of whether there is a warning, and of what, tests/keras/test_doubts.py has tests.
+told_or_not = pytest.mark.filterwarnings("ignore:The config does not tell all that the program drew")
 on_each_backend = pytest.mark.parametrize("name", NAMES)
 SEEDS = (0, 1337, 2**32 - 1)
 
@@ -62,6 +64,7 @@ def test_a_whole_model_is_replayed_from_its_modules(name, case, seed):
     check_replayed(PORTS[case], name, seed, **TOLD[case])
 
 
+@told_or_not
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("case", PORTS)
 @on_each_backend
@@ -103,7 +106,8 @@ WITHOUT_CONFIG = {
         {"order": [kinit.twin("Dense", "0", kernel_initializer="he_normal"),
                    kinit.twin("Dense", "1", bias_initializer="random_normal")]}),
     "twins of biases that are None": (NONES, {"order": [
-        kinit.twin("Dense", "0", bias_initializer=None), kinit.twin("Dense", "1", bias_initializer=None)]}),
+        kinit.twin("Dense", "0", bias_initializer=None), kinit.twin("Dense", "1", bias_initializer=None)],
+        "build": "sequential"}),
     "SimpleRNN's order of draws": (
         stack("kl.SimpleRNN(3), kl.Dense(2)", ("RNN", 5, 3), ("Linear", 3, 2), shape=(7, 5)), {}),
     "bare draws": (program("""
@@ -135,6 +139,7 @@ def test_order_rules_and_build_tell_what_modules_do_not(name, case):
     check_replayed(port, name, **{key: value(name) if callable(value) else value for key, value in told.items()})
 
 
+@told_or_not
 @pytest.mark.parametrize(("name", "case"), spread(WITH_CONFIG))
 def test_a_config_settles_laws_seeds_and_draws(name, case):
     """What the saved model says, with `modules`, `order` and `build` where it cannot, gives Keras' own weights."""
@@ -142,6 +147,7 @@ def test_a_config_settles_laws_seeds_and_draws(name, case):
     check_replayed(port, name, keras_config=real(name, port)["config"], **told)
 
 
+@told_or_not
 @pytest.mark.parametrize("suffix", [".keras", ".json"])
 def test_a_saved_model_is_read_from_its_file(tmp_path, suffix):
     """`keras_config` takes the path, as text or as a Path, of what Keras saved."""

@@ -12,9 +12,10 @@ from keras import initializers as ki
 from keras import layers as kl
 
 from tests.support.saved_keras import block, check_recovered, resnet, saved, spectral
+from torch_kinit.keras.configs import load_config
 from torch_kinit.keras.draws import seeds_of
 from torch_kinit.keras.read import read_layer
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.saved_model import Model
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

@@ -9,8 +9,9 @@ import torch
 from keras import initializers as ki
 from keras import layers as kl
 
+from torch_kinit.keras.configs import load_config
 from torch_kinit.keras.draws import Source, seeds_of
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.saved_model import Model
 
 
 def values(weight, seeds):

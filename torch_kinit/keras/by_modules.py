@@ -14,7 +14,8 @@ from torch_kinit.initializers.names import recipe
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.keras.draws import Layer, Source, Weight
 from torch_kinit.keras.matching import Pairs, match_in_order
-from torch_kinit.keras.order import BUILDS, builds_differ, in_turn
+from torch_kinit.keras.order import builds_differ
+from torch_kinit.keras.program import BUILDS, in_turn
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.slots import Holdings
 from torch_kinit.keras.twin import Twin

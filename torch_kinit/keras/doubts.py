@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from torch_kinit.keras.draws import Layer, Source
-from torch_kinit.keras.order import Doubt, Node, Number
+from torch_kinit.keras.order import Doubt
+from torch_kinit.keras.program import Node, Number
 from torch_kinit.layers.variable import CONVENTIONS
 
 _INSIDE = ("AugMix", "RandAugment", "RandomColorJitter")  # take numbers for the layers that they make

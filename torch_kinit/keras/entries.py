@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch_kinit.keras.configs import is_model
 from torch_kinit.keras.draws import Config
 from torch_kinit.keras.read import read_layer
-from torch_kinit.keras.saved_model import is_model
 
 ATTENTIONS = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
 

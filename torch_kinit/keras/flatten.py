@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch_kinit import checks
+from torch_kinit.keras.configs import is_model
 from torch_kinit.keras.draws import Config
 from torch_kinit.keras.matching import Place
-from torch_kinit.keras.saved_model import inputs_of, is_model
+from torch_kinit.keras.saved_model import inputs_of
 from torch_kinit.keras.slots import Holdings, Slot
 from torch_kinit.layers.flatten import is_marked, is_of_inputs
 

@@ -10,6 +10,7 @@ import torch
 
 from torch_kinit.keras import files
 from torch_kinit.keras.arrange import Node, Stored, stored
+from torch_kinit.keras.configs import is_model
 from torch_kinit.keras.draws import Config, lora_error
 from torch_kinit.keras.entries import (
     ATTENTIONS,
@@ -20,7 +21,6 @@ from torch_kinit.keras.entries import (
     name_of,
     weight_names,
 )
-from torch_kinit.keras.saved_model import is_model
 
 # The parts of an attention layer by their names, in the order of their weights.
 _PARTS = ("query", "key", "gate", "value", "attention_output")

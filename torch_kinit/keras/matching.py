@@ -272,7 +272,8 @@ def _by_parts(weights: Sequence[Weight], slots: Sequence[Slot]) -> list[Slot] | 
     for slot in slots:
         modules[slot.module.rpartition(".")[2]].setdefault(slot.module, []).append(slot)
     parts = list(dict.fromkeys(weight.name.rpartition("/")[0] for weight in weights))
-    modules.pop("", None)
+    for name in [name for name in modules if not name or name.isdecimal()]:  # those of a Sequential say nothing
+        del modules[name]
     named = {part: next(iter(modules[part].values())) for part in parts if len(modules.get(part, ())) == 1}
     if not named:
         return None

@@ -1,64 +1,15 @@
-"""The order in which the program that made a saved model drew its seeds, and what of it the config does not tell."""
+"""The order in which seeds were drawn, and each assumption that it rests on."""
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch_kinit.keras.draws import Layer, Source
+from torch_kinit.keras.draws import Source
+from torch_kinit.keras.program import BUILDS, Draws, Node, Program, Reading, Written, in_turn
 
-BUILDS = ("sequential", "functional")
 WAYS = ("program", "model_from_json", "clone_model")
-MADE = -1
-Event = tuple[int, int]  # a part of a model, and the time: MADE, or which of its calls
-Draws = tuple[list[Source], list[Source]]  # the sources that draw when a layer or model is made, and when it is built
-Number = tuple[str, int]  # in an automatic name: ("conv2d", 12)
-_Steps = Generator[Any, None, None]
-
-
-@dataclass(eq=False)
-class Node:
-    """A layer, or a model with `parts`, and what tells its place in the program."""
-
-    path: str  # "encoder/dense" for the layer "dense" of the model "encoder"
-    layer: Layer | None = None
-    parts: list[Node] = field(default_factory=list)
-    functional: bool = False
-    built_when_made: bool = False
-    early: bool | None = None  # whether a model was made before the layers around it; None if the config does not tell
-    numbers: list[Number] = field(default_factory=list)  # of its automatic names, those of the parts included
-    taken: list[Number] = field(default_factory=list)  # of layers that its first call makes
-    calls: list[list[tuple[str, int]]] = field(default_factory=list)  # the layers, and which call, of each's inputs
-    outputs: list[tuple[str, int]] = field(default_factory=list)  # of a functional model
-
-    def nodes(self) -> Iterator[Node]:
-        """The node itself and all inside."""
-        yield self
-        for part in self.parts:
-            yield from part.nodes()
-
-    def layers(self) -> list[Layer]:
-        return list(dict.fromkeys(node.layer for node in self.nodes() if node.layer))
-
-    def draws(self) -> bool:
-        return any(source.draws for layer in self.layers() for source in layer.sources())
-
-    def is_input(self) -> bool:
-        return self.layer is not None and self.layer.class_name == "InputLayer"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the program is taken to be written where the config does not tell."""
-
-    nested: bool = False  # A(B(x)), which makes A first, and not y = B(x); A(y)
-    backwards: bool = False  # the branches of a merge from the last to the first
-    early: bool = False  # inner models before the layers around them
-    named_by_keras: bool = True  # names such as conv2d_3 were not given by hand
-    build: str | None = None  # "sequential": all layers are made, then called; "functional": each when it is made
 
 
 @dataclass(frozen=True)
@@ -73,8 +24,9 @@ class Doubt:
         return f"{self.assumed} ({', '.join(map(repr, self.layers[:3]))}{more})"
 
 
+_STATEMENTS = "each layer is called where it is made, as in y = B(x) and then A(y), and not A(B(x))"
 _ALTERNATIVES = {
-    "each layer is called where it is made, as in y = B(x) and then A(y), and not A(B(x))": Reading(nested=True),
+    _STATEMENTS: Reading(nested=True),
     "the branches of a merge are made in the order of its arguments": Reading(backwards=True),
     "a model inside is made where it is called first": Reading(early=True),
     "names that look automatic, such as dense_1, are Keras' own": Reading(named_by_keras=False),
@@ -97,17 +49,17 @@ class Schedule:
         if node.layer is not None:
             return node.layer.constructor, node.layer.build
         inner = [self.draws(part, doubting=doubting) for part in node.parts]
-        program = _Program(node, inner)
-        made, built = program.drawn(Reading(build=build))
+        program = Program(node, inner)
+        chosen = program.written(Reading(build=build))
         if doubting and any(part.draws() for part in node.parts):
-            self._doubt(program, build, (*made, *built))
+            self._doubt(program, build, chosen)
+        made, built = chosen.draws
         return ([*made, *built], []) if node.built_when_made else (made, built)
 
     def listed(self, nodes: Sequence[Node], build: str, *, doubting: bool) -> Draws:
         """What layers and models draw that were made in this order."""
         drawn = [self.draws(node, doubting=False) for node in nodes]
-        pair = builds_differ(drawn) if doubting else None
-        if pair:
+        if doubting and (pair := builds_differ(drawn)):
             owners = {source: node.path for node in nodes for layer in node.layers() for source in layer.sources()}
             self.doubts.append(Doubt(tuple(dict.fromkeys(owners[source] for source in pair)), _OTHER_BUILD[build]))
         return in_turn(drawn, build)
@@ -121,211 +73,47 @@ class Schedule:
         drawn = in_turn(parts, BUILDS[not at_once])
         return [*drawn[0], *drawn[1]], []
 
-    def _doubt(self, program: _Program, build: str | None, chosen: Sequence[Source]) -> None:
+    def _doubt(self, program: Program, build: str | None, chosen: Written) -> None:
         """Note each other way to write the program by which other seeds would be drawn."""
-        kind = BUILDS[program.node.functional]
-        others = dict(_ALTERNATIVES)
-        if build is None and (kind == "functional" or program.starts_with_input):
-            others[_OTHER_BUILD[kind]] = Reading(build=BUILDS[kind == "sequential"])
-        for assumed, reading in others.items():
-            if reading.nested and build is not None:
-                continue
-            drawn = program.drawn(reading if reading.build else Reading(**{**vars(reading), "build": build}))
-            pair = _first_difference(chosen, (*drawn[0], *drawn[1]))
-            if pair and program.told(reading):
-                names = tuple(dict.fromkeys(program.owner(source) for source in pair))
-                self.doubts.append(Doubt(names, assumed))
+        for assumed, reading in _other_readings(program, build).items():
+            other = program.written(reading)
+            names = [program.owner(source) for source in _first_difference(chosen.draws, other.draws)]
+            if not reading.named_by_keras and not names:  # the numbers of what draws nothing tell, too
+                names = _first_other_part(chosen, other)
+            if names and (other.agrees or not reading.named_by_keras):
+                self.doubts.append(Doubt(tuple(dict.fromkeys(names)), assumed))
 
 
-def _first_difference(chosen: Iterable[Source], other: Iterable[Source]) -> tuple[Source, Source] | None:
-    """The first draws in which two orders differ."""
+def _other_readings(program: Program, build: str | None) -> dict[str, Reading]:
+    """The readings that the config allows as well, each by the assumption that it would contradict."""
+    readings = {assumed: dataclasses.replace(reading, build=build) for assumed, reading in _ALTERNATIVES.items()}
+    if build is not None:  # which says that layers are called where they are made, or are not
+        del readings[_STATEMENTS]
+    kind = BUILDS[program.node.functional]
+    if build is None and (kind == "functional" or program.starts_with_input):
+        readings[_OTHER_BUILD[kind]] = Reading(build=BUILDS[kind == "sequential"])
+    return readings
+
+
+def _first_other_part(chosen: Written, other: Written) -> list[str]:
+    """The first parts that are made in another order, if it can matter."""
+    if len(_drawing(chosen.draws)) < 2:
+        return []
+    pairs = zip(chosen.made, other.made, strict=True)
+    return next(([a.path, b.path] for a, b in pairs if a is not b), [])
+
+
+def _first_difference(chosen: Draws, other: Draws) -> tuple[Source, ...]:
+    """The first draws in which two orders differ; none if they do not."""
     pairs = zip(_drawing(chosen), _drawing(other), strict=True)
-    return next(((a, b) for a, b in pairs if a is not b), None)
+    return next(((a, b) for a, b in pairs if a is not b), ())
 
 
-def builds_differ(steps: Sequence[Draws]) -> tuple[Source, Source] | None:
-    """The first draws in which the two builds differ."""
+def builds_differ(steps: Sequence[Draws]) -> tuple[Source, ...]:
+    """The first draws in which the two builds differ; none if they do not."""
     one, other = (in_turn(steps, build) for build in BUILDS)
-    return _first_difference((*one[0], *one[1]), (*other[0], *other[1]))
+    return _first_difference(one, other)
 
 
-def _drawing(sources: Iterable[Source]) -> list[Source]:
-    return [source for source in dict.fromkeys(sources) if source.draws]
-
-
-def in_turn(steps: Sequence[Draws], build: str) -> Draws:
-    """What is made and what is built: one step after the other, or all that is made before all that is built."""
-    if build == "functional":
-        return [source for step in steps for part in step for source in part], []
-    return [source for made, _ in steps for source in made], [source for _, built in steps for source in built]
-
-
-class _Program:
-    """The events of the program that made one model: its parts made and called."""
-
-    def __init__(self, node: Node, draws: Sequence[Draws]) -> None:
-        self.node, self._parts, self._draws = node, node.parts, draws
-        self._index = {part.path: i for i, part in enumerate(node.parts)}
-        self._last = [max(0, len(part.calls) - 1) for part in node.parts]
-        self._numbered = self._chains()
-        self.starts_with_input = bool(node.parts) and node.parts[0].is_input()
-        self._told = True
-        writer = self._writer(Reading())
-        for (i, time), (j, _) in self._numbered:
-            part = node.parts[i]
-            if part.parts and part.early is None and time == MADE and node.functional and writer.path(i, j):
-                part.early = True  # its numbers are below those of a layer whose output it takes
-
-    def _writer(self, reading: Reading) -> _Writer:
-        return _Writer(self._parts, self._index, self._last, self._numbered, self.node, reading)
-
-    def _chains(self) -> list[tuple[Event, Event]]:
-        """Pairs of events, the second after the first by the numbers that Keras gives."""
-        events: dict[Number, Event] = {}
-        for i, part in enumerate(self._parts):
-            for number in part.numbers:
-                events.setdefault(number, (i, MADE))  # a layer that is in two models was made with the first
-            for number in part.taken:
-                events.setdefault(number, (i, 0))
-        pairs = itertools.pairwise(sorted(events.items()))
-        return [(a, b) for ((kind, _), a), ((other, _), b) in pairs if kind == other and a[0] != b[0]]
-
-    def owner(self, source: Source) -> str:
-        """The path of the part that draws."""
-        found = (i for i, draws in enumerate(self._draws) for group in draws if source in group)
-        return self._parts[next(found)].path
-
-    def told(self, reading: Reading) -> bool:
-        """Whether the numbers allow the order last drawn; they say nothing if they are not Keras' own."""
-        return self._told or not reading.named_by_keras
-
-    def drawn(self, reading: Reading) -> Draws:
-        """What is drawn, in the order of this reading."""
-        events = self._writer(reading).events()
-        build = reading.build or BUILDS[self.node.functional]
-        if build == "sequential":
-            events.sort(key=lambda event: event[1] != MADE and not self._parts[event[0]].early)
-        place = {event: n for n, event in enumerate(events)}
-        self._told = all(place[a] < place[b] for a, b in self._numbered)
-        steps: list[Draws] = []
-        for i, k in events:
-            if k <= 0:
-                steps.append((self._draws[i][0], []) if k == MADE else ([], self._draws[i][1]))
-        return in_turn(steps, build)
-
-
-class _Writer:
-    """Writes a program down: a walk from the outputs of a functional model, or through the list of a Sequential.
-
-    Its methods are generators of further steps, run without Python's stack, of which deep models have too little.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Node],
-        index: dict[str, int],
-        last: Sequence[int],
-        numbered: Iterable[tuple[Event, Event]],
-        node: Node,
-        reading: Reading,
-    ) -> None:
-        self._parts, self._index, self._last, self._node, self._reading = parts, index, last, node, reading
-        self._written: dict[Event, None] = {}
-        self._open: set[Event] = set()
-        self._before: dict[Event, list[Event]] = defaultdict(list)
-        for a, b in numbered if reading.named_by_keras else ():
-            self._before[b].append(a)
-
-    def events(self) -> list[Event]:
-        """All events in their order."""
-        for i, part in enumerate(self._parts):
-            if part.parts and (part.early or (self._reading.early and part.early is None)):
-                _run(self._make(i))
-        ends = self._node.outputs or [(part.path, 0) for part in self._parts if self._node.functional]
-        for i, n in self._known(ends):
-            _run(self._call(i, n))
-        for i, _ in enumerate(self._parts):
-            if not self._node.functional:
-                _run(self._make(i))
-            _run(self._call(i, self._last[i]))
-        for i, last in enumerate(self._last):  # what waits for itself, in names that nobody's program gives
-            for k in range(MADE, last + 1):
-                self._written.setdefault((i, k))
-        return list(self._written)
-
-    def _inputs(self, i: int, k: int) -> list[Event]:
-        calls = self._parts[i].calls
-        return self._known(calls[k]) if k < len(calls) else []
-
-    def _known(self, outputs: Iterable[tuple[str, int]]) -> list[Event]:
-        """The calls that give these outputs, in the order of this reading."""
-        found = [(self._index[path], n) for path, n in outputs if path in self._index]
-        calls = [(i, min(n, self._last[i])) for i, n in found]
-        return calls[::-1] if self._reading.backwards else calls
-
-    def _call(self, i: int, last: int) -> _Steps:
-        """Write a call after its inputs', and the layer made before or, in a nested expression, first of all."""
-        for k in range(last + 1):
-            if (i, k) in self._written or (i, k) in self._open:
-                continue
-            self._open.add((i, k))
-            if self._reading.nested:
-                yield self._make(i)
-            for j, n in self._inputs(i, k):
-                if (j, n) not in self._written:
-                    yield self._call(j, n)
-            yield self._make(i)
-            yield self._first_those_before((i, k))
-            self._open.discard((i, k))
-            if (i, MADE) in self._written and all(event in self._written for event in self._inputs(i, k)):
-                self._written.setdefault((i, k))
-
-    def _make(self, i: int) -> _Steps:
-        """Write that a part is made, after those whose numbers are lower."""
-        if (i, MADE) in self._written or (i, MADE) in self._open:
-            return
-        self._open.add((i, MADE))
-        yield self._first_those_before((i, MADE))
-        self._open.discard((i, MADE))
-        self._written.setdefault((i, MADE))
-
-    def _first_those_before(self, event: Event) -> _Steps:
-        for j, k in self._before[event]:
-            if (j, k) in self._written:
-                continue
-            path = self.path(j, event[0]) if self._node.functional else None
-            if path is not None:  # j takes what this part gives: A(B(x)), and all between is made from A to B
-                for between in path:
-                    yield self._make(between)
-            elif self._node.functional and (k != MADE or not self._parts[j].parts):
-                yield self._call(j, 0)
-            yield self._make(j)
-
-    def path(self, j: int, i: int) -> list[int] | None:
-        """The parts from j up to i, without i, if j's first call comes after i's; those not yet called alone count."""
-        found: dict[int, int] = {j: j}
-        left = [j]
-        while left:
-            at = left.pop()
-            if at == i:
-                path = list[int]()
-                while at != j:
-                    at = found[at]
-                    path.append(at)
-                return path[::-1]
-            for other, _ in self._inputs(at, 0):
-                if other not in found and (other, 0) not in self._written:
-                    found[other] = at
-                    left.append(other)
-        return None
-
-
-def _run(steps: _Steps) -> None:
-    """Run a generator and those it yields, each to its end before the one that yielded it goes on."""
-    stack = [steps]
-    while stack:
-        step = next(stack[-1], None)
-        if step is None:
-            stack.pop()
-        else:
-            stack.append(step)
+def _drawing(draws: Draws) -> list[Source]:
+    return [source for source in dict.fromkeys((*draws[0], *draws[1])) if source.draws]

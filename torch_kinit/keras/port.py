@@ -12,9 +12,10 @@ from torch_kinit import checks
 from torch_kinit.initializers.axes import fans_of
 from torch_kinit.initializers.names import get, recipe, serialize
 from torch_kinit.initializers.plain import unit_forget_bias_
+from torch_kinit.keras.configs import load_config
 from torch_kinit.keras.draws import Weight
 from torch_kinit.keras.matching import Modules, Pairs, match
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import Holdings, Slot, holdings
 from torch_kinit.layers.variable import Options
 

@@ -11,13 +11,15 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.keras.by_modules import draws_of_modules, twin_layer
+from torch_kinit.keras.configs import load_config
 from torch_kinit.keras.doubts import told
 from torch_kinit.keras.draws import Source, seeds_of
 from torch_kinit.keras.flatten import warn_of_flatten
 from torch_kinit.keras.matching import Modules, Pairs, paired, places
-from torch_kinit.keras.order import BUILDS, WAYS
+from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.port import rules_of
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.program import BUILDS
+from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import Holdings, holdings
 from torch_kinit.keras.twin import Twin
 from torch_kinit.layers.variable import Options

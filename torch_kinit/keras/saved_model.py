@@ -3,66 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch_kinit import checks
-from torch_kinit.keras import files
+from torch_kinit.keras.configs import SHARING, is_model
 from torch_kinit.keras.doubts import missing_numbers, other_convention, unsure_sources
 from torch_kinit.keras.draws import Config, Layer, Source, snake_case
-from torch_kinit.keras.live import WITHOUT_SEED, capture, captured_layers, is_captured
-from torch_kinit.keras.order import BUILDS, WAYS, Doubt, Node, Number, Schedule
+from torch_kinit.keras.live import WITHOUT_SEED, captured_layers, is_captured
+from torch_kinit.keras.order import WAYS, Doubt, Schedule
+from torch_kinit.keras.program import BUILDS, Node, Number
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.twin import Twin
 
-_SHARING = "shared_objects_are_told"  # of a config that Keras saved with what makes one object known in several places
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
-
-
-def load_config(keras_config: object, *, seeds: bool = True) -> Config:
-    """The config of a model that lists its layers: a dict, JSON, a .json, .keras or .h5 file, or a live Keras model."""
-    config: Config | None = read_config_of(keras_config, seeds)
-    if config is None:
-        raise ValueError(f"{str(keras_config)!r} holds weights and no config; save the whole model, or to_json().")
-    if not isinstance(config, Mapping):
-        raise TypeError(
-            "`keras_config` must be a dict, JSON as model.to_json() gives it, a Keras model, or the path of a .json, "
-            f".keras or .h5 file, got {type(config).__name__}."
-        )
-    if "class_name" not in config and "layers" in config:  # what get_config() gives
-        config = {"class_name": "Model", "config": config}
-    if not (is_model(config) or is_captured(config)):
-        raise ValueError(
-            f"The config of {config.get('class_name')} does not list its layers, as that of a subclassed model. "
-            "Give what kinit.keras_config(keras_model) makes of it, or the model's draws through `order`."
-        )
-    return config
-
-
-def read_config_of(keras_config: object, seeds: bool) -> Any:
-    """What `load_config` takes, as it stands; None for a file without a config."""
-    if hasattr(keras_config, "_flatten_layers"):
-        return capture(keras_config, seeds=seeds)
-    if isinstance(keras_config, (str, os.PathLike)):
-        if str(keras_config).lstrip().startswith("{"):
-            return files.parse(str(keras_config), "`keras_config`")
-        path = Path(keras_config)
-        config = files.read_config(path)
-        return {**config, _SHARING: True} if isinstance(config, Mapping) and path.suffix == ".keras" else config
-    files.check_depth(keras_config, "`keras_config`")
-    return keras_config
-
-
-def is_model(entry: Config) -> bool:
-    """Whether a config is that of a model that lists its layers."""
-    config = entry.get("config")
-    if isinstance(config, Mapping) and "layers" in config:
-        return entry.get("class_name") in ("Sequential", "Functional", "Model") or "input_layers" in config
-    return isinstance(config, list)  # a Sequential before Keras 2.2
 
 
 class Model:
@@ -73,7 +29,7 @@ class Model:
         self._seen: dict[tuple[str, ...], Layer] = {}
         self._of_keras_2 = False
         self._convention = config.get("convention")
-        self._sharing_told = config.get(_SHARING) is True
+        self._sharing_told = config.get(SHARING) is True
         if self.has_seeds:
             self._root = Node("")
             self.layers = captured_layers(config)

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch_kinit import checks
 from torch_kinit.keras import files
 from torch_kinit.keras.arrange import arrange
+from torch_kinit.keras.configs import is_model, load_config
 from torch_kinit.keras.draws import Config, lora_error
 from torch_kinit.keras.entries import lora_layers
 from torch_kinit.keras.legacy_h5 import Legacy
-from torch_kinit.keras.saved_model import Model, is_model, load_config
+from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import Slot
 from torch_kinit.keras.weights_h5 import Tree
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torch_kinit import checks
+from torch_kinit.keras.configs import load_config
 from torch_kinit.keras.flatten import warn_of_flatten
 from torch_kinit.keras.matching import Modules, Place, in_order_of, places
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
 from torch_kinit.keras.weight_files import config_in, named_arrays
 from torch_kinit.layers.variable import Options

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch_kinit.keras import files
 from torch_kinit.keras.arrange import Node, Stored, stored
+from torch_kinit.keras.configs import is_model
 from torch_kinit.keras.draws import Config, snake_case
 from torch_kinit.keras.entries import ATTENTIONS, class_of, entries, holds_weights, inner, name_of
-from torch_kinit.keras.saved_model import is_model
 
 # What the weights of some layers are called, where their number tells.
 _ROLES = {

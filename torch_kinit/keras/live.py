@@ -131,7 +131,9 @@ class _Walk:
             self._paths.add(unique)
         known = list(known)
         for variable in variables:
-            found = next((w for w in known if w.name.rpartition("/")[2] == _name(variable)), None)
+            automatic = re.fullmatch(r"[Vv]ariable(_\d+)?", _name(variable))  # a weight that was given no name
+            named = (w for w in known if automatic or w.name.rpartition("/")[2] == _name(variable))
+            found = next(named, None)
             if found:
                 known.remove(found)
             owner = _owner(layer, variable)
@@ -199,9 +201,12 @@ def _read(layer: Any) -> list[Weight] | None:
         return None
     cls = type(layer)
     try:
-        entry = {"module": cls.__module__, "class_name": cls.__name__, "config": layer.get_config()}
-        return read_layer(entry).weights
+        config = layer.get_config()
     except Exception:  # somebody's get_config can raise anything
+        config = {}
+    try:
+        return read_layer({"module": cls.__module__, "class_name": cls.__name__, "config": config}).weights
+    except Exception:  # as can a function that was registered
         return None
 
 

@@ -117,6 +117,11 @@ def _check(place: Place) -> None:
     layer, weight, slot = place
     if "lora_" in weight.name:
         raise lora_error(layer.name)
+    if layer.no_twin and not (slot and _is_place_of(weight, slot)):
+        raise ValueError(
+            f"Keras' layer {layer.name!r} is {layer.no_twin}, for which torch has no twin. Where the port goes without "
+            f"it, `modules` says so: {{{layer.name!r}: None}}."
+        )
     if slot is None:
         raise ValueError(
             f"{place}, for which the torch model has no tensor left. A layer that the torch model goes without is "

@@ -369,6 +369,8 @@ WITHOUT_TWIN = {
         nn.GRU(4, 3, bidirectional=True),
     ),
     "a GRU with reset_after=False and no bias": (NO_BIAS, nn.GRU(4, 3, bias=False)),
+    "a Normalization": ({"class_name": "Normalization", "config": {"name": "x"}}, nn.BatchNorm1d(4)),
+    "a ConvLSTM1D": ({"class_name": "ConvLSTM1D", "config": LOCAL}, nn.LSTM(4, 3)),
     "a CuDNNGRU": ({"class_name": "CuDNNGRU", "config": UNITS}, nn.GRU(4, 3)),
     "a CuDNNLSTM": ({"class_name": "CuDNNLSTM", "config": UNITS}, nn.LSTM(4, 3)),
     "a LocallyConnected1D": (

@@ -109,6 +109,7 @@ def recurrent(layer: Layer, config: Config, shape: Any) -> None:
     size: tuple[int, ...] = ()
     channels, units = _at(shape, -1), config.get("units")
     if kind.startswith("ConvLSTM"):
+        layer.no_twin = f"a {kind}"
         size = _kernel_size(layer, config)
         channels, units = _channels(config, shape, axis=2), config["filters"]
     if kind == "GRU" and not config.get("reset_after", True):
@@ -210,6 +211,7 @@ def attention(layer: Layer, config: Config, shape: Any) -> None:
 
 
 def scored_attention(layer: Layer, config: Config, shape: Any) -> None:
+    layer.no_twin = f"an {layer.class_name} with weights"
     dropout(layer, config, shape)
     additive = layer.class_name == "AdditiveAttention"
     if config.get("use_scale", additive):
@@ -246,6 +248,7 @@ def prelu(layer: Layer, config: Config, shape: Any) -> None:
 
 def adapted_normalization(layer: Layer, config: Config, shape: Any) -> None:
     if config.get("mean") is None:
+        layer.no_twin = "a Normalization"
         axis = config.get("axis", -1)
         axes = [axis] if isinstance(axis, int) else axis or ()
         rank = len(shape or ())
@@ -256,6 +259,7 @@ def adapted_normalization(layer: Layer, config: Config, shape: Any) -> None:
 
 
 def spectrogram(layer: Layer, config: Config, shape: Any) -> None:
+    layer.no_twin = "an STFTSpectrogram"
     length = config["frame_length"]
     bins = (config.get("fft_length") or 1 << (length - 1).bit_length()) // 2 + 1
     arguments = {name: config[name] for name in ("window", "scaling", "periodic") if name in config}

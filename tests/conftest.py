@@ -66,6 +66,19 @@ def register(monkeypatch):
 
 
 @pytest.fixture
+def register_keras():
+    """Registers Keras layers for one test only, which starts without any."""
+    import torch_kinit as kinit
+    from torch_kinit.keras.read import REGISTERED
+
+    before = dict(REGISTERED)
+    REGISTERED.clear()
+    yield kinit.register_keras_layer
+    REGISTERED.clear()
+    REGISTERED.update(before)
+
+
+@pytest.fixture
 def run(capsys):
     """Call the command line in this process; its exit code, stdout and stderr."""
     from torch_kinit.__main__ import main

@@ -2,18 +2,27 @@
 
 import inspect
 import random
+import re
 
 import keras
 import pytest
+import torch
 from keras import initializers as ki
 from keras import layers as kl
+from keras.src.applications import convnext
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.initializers import ALL_OBJECTS_DICT
 from keras.src.initializers.random_initializers import RandomInitializer
 from keras.src.utils.naming import to_snake_case
+from torch import nn
 
-from tests.support.saved_keras import check_weights, saved
+import torch_kinit as kinit
+from tests.support.backends import backend
+from tests.support.saved_keras import check_weights, saved, values
 from torch_kinit.keras.draws import Source, seeds_of, snake_case
 from torch_kinit.keras.read import read_layer
+from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.slots import fits
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 
@@ -143,6 +152,10 @@ CASES = {
         lambda: kl.Bidirectional(kl.LSTM(3), backward_layer=kl.GRU(3, go_backwards=True)),
         SEQUENCE,
     ),
+    "Bidirectional of an RNN": (
+        lambda: kl.Bidirectional(kl.RNN(kl.GRUCell(3, recurrent_initializer=ki.Orthogonal(2.0)))),
+        SEQUENCE,
+    ),
     "TimeDistributed": (lambda: kl.TimeDistributed(kl.Conv2D(6, 3)), VIDEO),
     "SpectralNormalization of Dense": (lambda: kl.SpectralNormalization(kl.Dense(7)), DENSE),
     "SpectralNormalization of Conv2D": (lambda: kl.SpectralNormalization(kl.Conv2D(6, 3)), IMAGE),
@@ -263,3 +276,126 @@ def test_every_initializer_is_random_or_not(name):
 def test_names_are_made_as_keras_makes_them(name):
     """snake_case is Keras' to_snake_case."""
     assert snake_case(name) == to_snake_case(name)
+
+
+# --- keras.applications, and layers that only tf.keras has ------------------------------------------------------------
+
+
+def test_layers_of_keras_applications_are_known():
+    """LayerScale has its constant, which Keras gives no name; the two others hold nothing."""
+    check_read(lambda: convnext.StochasticDepth(0.1), IMAGE)
+    check_read(lambda: CustomScaleLayer(0.5), on_list((9, 8, 4), (9, 8, 4)))
+    real = convnext.LayerScale(0.25, 4)
+    IMAGE(real)
+    (gamma,) = read_layer(saved(real)).weights
+    assert (gamma.name, gamma.shape) == ("gamma", (4,))
+    assert torch.equal(values(gamma, {}), real.weights[0].value.detach())
+
+
+TF_KERAS = """
+import tensorflow as tf
+import tf_keras as keras
+from tf_keras import layers as kl
+from tf_keras.src.layers.rnn.cudnn_gru import CuDNNGRU
+from tf_keras.src.layers.rnn.cudnn_lstm import CuDNNLSTM
+result = []
+for code in codes:
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, eval(code)(inputs))
+    weights = [(w.name.rpartition("/")[2].partition(":")[0], w.numpy()) for w in model.weights]
+    result.append({"config": model.to_json(), "weights": weights})
+"""
+LINES = [
+    "keras.layers.experimental.SyncBatchNormalization(gamma_initializer='zeros')",
+    *(f"kl.LocallyConnected1D(5, 3, strides=2{more})" for more in ("", ", use_bias=False", ", implementation=2")),
+    "kl.LocallyConnected1D(5, 3, padding='same', implementation=3)",
+    "kl.LocallyConnected1D(5, 3, padding='same', strides=2, implementation=2, data_format='channels_first')",
+    "CuDNNLSTM(3)",
+    "CuDNNLSTM(3, unit_forget_bias=False, bias_initializer='ones')",
+    "CuDNNGRU(3)",
+    "(lambda x: tf.reshape(x[:, 0] * 2.0, (-1, 2, 2)))",
+]
+PICTURES = [
+    f"kl.LocallyConnected2D(5, (3, 2){more})" for more in ("", ", strides=(2, 1)", ", (1, 2), 'same', implementation=2")
+] + ["kl.LocallyConnected2D(5, 2, padding='same', data_format='channels_first', implementation=2)"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "codes"), [((8, 4), LINES), ((8, 6, 4), PICTURES)])
+def test_layers_of_tf_keras_are_read(shape, codes):
+    """The names and shapes are those of the real layers, and the values where nothing is random."""
+    for code, made in zip(codes, backend("tensorflow")(TF_KERAS, shape=shape, codes=codes), strict=True):
+        layers = Model(load_config(made["config"])).layers
+        weights = [weight for layer in layers for weight in layer.weights]
+        assert [weight.name for weight in weights] == [name for name, _ in made["weights"]], code
+        for weight, (name, real) in zip(weights, made["weights"], strict=True):
+            assert fits(weight.shape, tuple(real.shape)), (code, name)
+            if not weight.source.random:
+                weight.shape = tuple(real.shape)
+                assert torch.equal(values(weight, {}), real), (code, name)
+
+
+@pytest.mark.parametrize("version", ["V1", "V2"])
+def test_early_names_of_tf_keras_are_known(version):
+    """TensorFlow 1 and 2.0 saved BatchNormalization so, whose axis was a list."""
+    entry = {"class_name": f"BatchNormalization{version}", "config": {"axis": [3], "name": "n"}}
+    assert [w.name for w in read_layer(entry).weights] == ["gamma", "beta", "moving_mean", "moving_variance"]
+
+
+@pytest.mark.parametrize("name", ["TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "InstanceMethod"])
+def test_operators_of_tf_keras_hold_nothing(name):
+    """Functions of tensors in a functional model."""
+    found = read_layer({"class_name": name, "config": {"name": "tf.math.add", "function": "math.add"}})
+    assert (found.weights, found.sources()) == ([], [])
+
+
+def test_a_bias_of_cudnn_that_no_initializer_gives_is_refused():
+    """Its ones stand among random numbers."""
+    config = {"name": "l", "units": 3, "bias_initializer": "he_normal"}
+    with pytest.raises(ValueError, match=r"'l' \(CuDNNLSTM\) has unit_forget_bias=True and a bias_initializer other"):
+        read_layer({"class_name": "CuDNNLSTM", "config": config})
+
+
+# --- layers without a twin in torch -----------------------------------------------------------------------------------
+
+UNITS = {"name": "x", "units": 3}
+LOCAL = {"name": "x", "filters": 3, "kernel_size": [2], "strides": [1], "kernel_initializer": "he_normal"}
+ONE_GRU = {"class_name": "GRU", "config": {**UNITS, "reset_after": False}}
+NO_BIAS = {"class_name": "GRU", "config": {**UNITS, "reset_after": False, "use_bias": False}}
+WITHOUT_TWIN = {
+    "a GRU with reset_after=False": (ONE_GRU, nn.GRU(4, 3)),
+    "a GRU with reset_after=False in two ways": (
+        {"class_name": "Bidirectional", "config": {"name": "x", "layer": ONE_GRU}},
+        nn.GRU(4, 3, bidirectional=True),
+    ),
+    "a GRU with reset_after=False and no bias": (NO_BIAS, nn.GRU(4, 3, bias=False)),
+    "a Normalization": ({"class_name": "Normalization", "config": {"name": "x"}}, nn.BatchNorm1d(4)),
+    "a ConvLSTM1D": ({"class_name": "ConvLSTM1D", "config": LOCAL}, nn.LSTM(4, 3)),
+    "a CuDNNGRU": ({"class_name": "CuDNNGRU", "config": UNITS}, nn.GRU(4, 3)),
+    "a CuDNNLSTM": ({"class_name": "CuDNNLSTM", "config": UNITS}, nn.LSTM(4, 3)),
+    "a LocallyConnected1D": (
+        {"class_name": "LocallyConnected1D", "config": LOCAL, "build_config": {"input_shape": [None, 8, 4]}},
+        nn.Conv1d(4, 3, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_TWIN)
+def test_what_torch_has_no_layer_for_is_said_and_can_be_left_out(what):
+    """The error names the cause, not a shape; with None in `modules` the rest of the model has its rules."""
+    entry, module = WITHOUT_TWIN[what]
+    dense = {"class_name": "Dense", "config": {"name": "d", "units": 2}}
+    config = {"class_name": "Sequential", "config": {"layers": [entry, dense]}}
+    message = f"Keras' layer 'x' is {re.split(' in two| and no', what)[0]}.*for which torch has no twin.*{{'x': None}}"
+    for port in (nn.Sequential(module, nn.Linear(3, 2)), nn.Linear(3, 2)):
+        with pytest.raises(ValueError, match=message):
+            kinit.rules_from_keras(config, port)
+    rules = kinit.rules_from_keras(config, nn.Linear(3, 2), modules={"x": None})
+    assert rules == {"weight": "glorot_uniform", "bias": "zeros"}
+
+
+def test_a_live_layer_without_a_twin_is_named_too():
+    """What keras_config captures of it says so."""
+    config = kinit.keras_config(keras.Sequential([keras.Input((7, 4)), kl.GRU(3, reset_after=False, name="x")]))
+    with pytest.raises(ValueError, match="'x' is a GRU with reset_after=False, for which torch has no twin"):
+        kinit.replay_keras(nn.GRU(4, 3), backend="torch", keras_config=config)

@@ -125,7 +125,7 @@ ARGUMENTS = {
                                "Unknown initializer 'xavier'"),
     "an initializer of one's own": ({"keras_config": saved(UNSAVED, dense(2))}, ValueError, "Mine"),
     "a layer of one's own": ({"keras_config": saved(layer("Mine", "m") | {"module": "mine"}, dense(4), dense(2))},
-                             ValueError, "no layer of Keras itself: what it draws is not known"),
+                             ValueError, "no layer of Keras itself: what it holds and draws is not known"),
     "quantized": ({"keras_config": saved(QUANTIZED, dense(2))}, ValueError, "'dense4' is quantized"),
     "subclassed": ({"keras_config": {"class_name": "Mine", "config": {}}}, ValueError, "The config of Mine does not"),
     "no config": ({"keras_config": 3}, TypeError, "`keras_config` must be a dict, JSON as model.to_json() gives it"),

@@ -139,6 +139,7 @@ class Layer:
     build: list[Source] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     natural: list[Source] = field(default_factory=list)  # the constructor's, if all initializers are given by name
+    no_twin: str = ""  # "a GRU with reset_after=False": what it is, where torch has no such layer
 
     def sources(self) -> list[Source]:
         """All that it draws from, of the constructor first."""

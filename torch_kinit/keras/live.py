@@ -120,7 +120,7 @@ class _Walk:
             return
         inner = [child for child in layer._flatten_layers(include_self=False, recursive=False) if child is not layer]
         theirs = {id(variable) for child in inner for variable in child.weights}
-        yield from self._unit(layer, prefix, [v for v in layer.weights if id(v) not in theirs], [])
+        yield from self._unit(layer, prefix, [v for v in layer.weights if id(v) not in theirs])
         inside = f"{prefix}/" if prefix else ""
         for child in inner:
             # TimeDistributed gives its name to the model in it, as in a saved config
@@ -128,16 +128,18 @@ class _Walk:
             yield from self.entries(child, name)
 
     def _unit(
-        self, layer: Any, path: str, variables: list[Any], known: list[Weight]
+        self, layer: Any, path: str, variables: list[Any], read: Layer | None = None
     ) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The variables of a layer that is matched as a whole; `known` is what its config says of them."""
+        """The variables of a layer that is matched as a whole; `read` is what its config says of it."""
         path = path or layer.name
         unique = next(p for i in range(len(self._paths) + 1) if (p := f"{path}:{i}" if i else path) not in self._paths)
         if variables:
             self._paths.add(unique)
-        known = list(known)
+        known = list(read.weights) if read else []
         for variable in variables:
-            found = next((w for w in known if w.name.rpartition("/")[2] == _name(variable)), None)
+            automatic = re.fullmatch(r"[Vv]ariable(_\d+)?", _name(variable))  # a weight that was given no name
+            named = (w for w in known if automatic or w.name.rpartition("/")[2] == _name(variable))
+            found = next(named, None)
             if found:
                 known.remove(found)
             owner = _owner(layer, variable)
@@ -145,6 +147,8 @@ class _Walk:
             more: dict[str, Any] = {}
             if _name(variable) == "kernel" and isinstance(equation := getattr(owner, "equation", None), str):
                 more["equation"] = equation
+            if read and read.no_twin:
+                more["no_twin"] = read.no_twin
             if found and found.unit_forget:
                 more["unit_forget_bias"] = True
             yield (
@@ -199,15 +203,18 @@ def _array(variable: Any) -> Any:
     return value.astype("int64") if hasattr(value, "astype") else value
 
 
-def _read(layer: Any) -> list[Weight] | None:
-    """What is known of the weights of a layer of Keras' own, or of a registered class; None for models and others."""
+def _read(layer: Any) -> Layer | None:
+    """What is known of a layer of Keras' own, or of a registered class; None for models and others."""
     if hasattr(layer, "compile") and hasattr(layer, "layers"):  # a model
         return None
     cls = type(layer)
     try:
-        entry = {"module": cls.__module__, "class_name": cls.__name__, "config": layer.get_config()}
-        return read_layer(entry).weights
+        config = layer.get_config()
     except Exception:  # somebody's get_config can raise anything
+        config = {}
+    try:
+        return read_layer({"module": cls.__module__, "class_name": cls.__name__, "config": config})
+    except Exception:  # as can a function that was registered
         return None
 
 
@@ -256,6 +263,7 @@ def captured_layers(config: Config) -> list[Layer]:
             raise ValueError(
                 f"Weight {i} of `keras_config` is not as kinit.keras_config makes it: {error!r}."
             ) from None
+        layer.no_twin = str(entry.get("no_twin", ""))
         axes = axes_of(entry["equation"]) if source.scaled and isinstance(entry.get("equation"), str) else None
         forget = entry.get("unit_forget_bias") is True
         layer.weights.append(Weight(name, shape, source, axes=axes, unit_forget=forget, dtype=dtype))

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from torch import nn
+
 from torch_kinit import checks
 from torch_kinit.keras.draws import Layer, Weight, lora_error, snake_case
 from torch_kinit.keras.slots import Holdings, Slot, fits
@@ -141,6 +143,11 @@ def _check(place: Place) -> None:
     layer, weight, slot = place
     if "lora_" in weight.name:
         raise lora_error(layer.name)
+    if layer.no_twin and (slot is None or hasattr(nn, slot.layer) or not _is_place_of(weight, slot)):
+        raise ValueError(
+            f"Keras' layer {layer.name!r} is {layer.no_twin}, for which torch has no twin. Where the port goes without "
+            f"it, `modules` says so: {{{layer.name!r}: None}}."
+        )
     if slot is None:
         raise ValueError(
             f"{place}, for which the torch model has no tensor left. A layer that the torch model goes without is "

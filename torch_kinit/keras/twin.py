@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch_kinit.initializers.names import recipe
+from torch_kinit.initializers.names import recipe, serialize
 from torch_kinit.keras.read import read_layer
 
 # Sizes for a layer of which only the draws matter.
@@ -54,11 +54,12 @@ def twin(class_name: str, *modules: str, **config: Any) -> Twin:
     """
     if any(not isinstance(path, str) for path in modules):
         raise TypeError(f"twin({class_name!r}) takes paths of modules, got {modules!r}.")
-    made = Twin(class_name, modules, config)
     try:
         for name, value in config.items():
             if name.endswith("_initializer") and value is not None:
-                recipe(value)
+                law = recipe(value)
+                config[name] = value if isinstance(value, (str, Mapping)) else serialize(law)
+        made = Twin(class_name, modules, config)
         read_layer(made.entry())
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"twin({class_name!r}) cannot be made with {config}: {error}") from None

@@ -1,0 +1,176 @@
+"""Keras layers of somebody else's, told to the readers of configs: `register_keras_layer`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch_kinit import checks
+from torch_kinit.initializers.names import recipe
+from torch_kinit.keras.draws import Config, Layer, Source, Weight
+from torch_kinit.keras.read import OWN_NAMES, OWN_PACKAGES, REGISTERED, objects_first
+from torch_kinit.keras.twin import Twin
+from torch_kinit.keras.wrappers import Read
+
+Initializer = str | float | Mapping[str, Any] | None
+Weights = Mapping[str, Initializer]
+Made = Sequence[str | int | Twin | Config]  # what a method makes, in its order
+
+
+def register_keras_layer(
+    class_name: str,
+    *,
+    weights: Weights | Callable[[Config], Weights] | None = None,
+    seed_generators: int | None = None,
+    made: Made | Callable[[Config], Made] | None = None,
+    built: Made | Callable[[Config], Made] | None = None,
+) -> None:
+    """Tell what a Keras layer that is not Keras' own holds and draws, so that configs with it can be read.
+
+    Args:
+        class_name: the class, such as "Sampling". If Keras has a class of that name, the module too:
+            "my.layers.Attention" ("__main__.Attention" if it is the program), or the name it is registered by,
+            "package>Attention". Registering it again replaces what was told.
+        weights: the names of the layer's own weights, in the order of `get_weights()`, each with the initializer that
+            it has by default: a Keras name, a config, or a number for a constant. Where the layer's config has
+            "<name>_initializer", that counts.
+        seed_generators: how many `keras.random.SeedGenerator(seed)` the constructor makes; each draws a seed if the
+            layer's config has none.
+        made: what the constructor makes, in its order, where that is not the initializers in the layer's config and
+            then the `seed_generators`: names of weights for their initializers, ints for so many SeedGenerators, and
+            `twin`s, or layers as they are saved in the config, for layers, whose weights follow the layer's own.
+        built: what `build` makes likewise, before the layers of `made` are built; by default the initializers of the
+            other weights.
+
+        `weights`, `made` and `built` can be functions from the layer's config, a dict, to these.
+
+    Raises:
+        ValueError: a class of Keras' own, an unknown initializer, a weight that `weights` lacks.
+        TypeError: an argument of another type.
+
+    Example: a VAE's sampling, a scale, and a block that makes layers by its config.
+        >>> register_keras_layer("Sampling", seed_generators=1)
+        >>> register_keras_layer("Scale", weights={"gamma": "ones"})
+        >>> register_keras_layer("FeedForward", made=lambda config: [
+        ...     twin("Dense", units=config["width"]), twin("Dropout", rate=config["rate"]), twin("Dense")])
+        >>> from torch import nn
+        >>> config = {"class_name": "Sequential", "config": {"layers": [
+        ...     {"class_name": "FeedForward", "config": {"width": 8, "rate": 0.1}},
+        ...     {"class_name": "Sampling", "config": {}}]}}
+        >>> rules_from_keras(config, nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)))["1.weight"]
+        'glorot_uniform'
+    """
+    _check_name(class_name)
+    if seed_generators is not None and made is not None:
+        raise ValueError("`made` has all that the constructor makes, so `seed_generators` goes into it, as an int.")
+    count = checks.integer("seed_generators", 0 if seed_generators is None else seed_generators)
+    if count < 0:
+        raise ValueError(f"`seed_generators` must not be negative, got {count}.")
+    known = _checked_weights({} if weights is None else weights)
+    names = known if isinstance(known, Mapping) else None
+    for argument, value in (("made", made), ("built", built)):
+        if value is not None and not callable(value):
+            _checked_made(argument, value, names)
+    REGISTERED[class_name] = functools.partial(_read, known, count, made, built)
+
+
+def _check_name(class_name: object) -> None:
+    if not isinstance(class_name, str):
+        raise TypeError(f"`class_name` must be the name of a Keras class, got {class_name!r}.")
+    if not class_name:
+        raise ValueError("`class_name` must be the name of a Keras class, got ''.")
+    if class_name.partition(".")[0] in OWN_PACKAGES and "." in class_name:
+        raise ValueError(f"`class_name` must be no class of Keras' own, got {class_name!r}.")
+    if class_name in OWN_NAMES:
+        raise ValueError(
+            f"{class_name!r} is a class of Keras' own, which is known. Another class of that name is told by its "
+            f"module, 'my.module.{class_name}', or as it is registered in Keras, 'package>{class_name}'."
+        )
+
+
+def _checked_weights(weights: Any) -> Any:
+    """The weights, if they are names with initializers; or the function."""
+    if callable(weights):
+        return weights
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"`weights` must be a dict from names to initializers, got {weights!r}.")
+    for name, value in weights.items():
+        if not isinstance(name, str):
+            raise TypeError(f"`weights` must be a dict from names to initializers, got the key {name!r}.")
+        if not (value is None or isinstance(value, (str, float, int, Mapping))) or isinstance(value, bool):
+            raise TypeError(f"`weights` gives {name!r} {value!r}; it takes a Keras name, a config or a number.")
+        with checks.context(f"`weights`, {name!r}"):
+            recipe("zeros" if value is None else value)
+    return {name: _as_config(value) for name, value in weights.items()}
+
+
+def _as_config(value: Initializer) -> str | Config:
+    if value is None:
+        return "glorot_uniform"
+    return {"class_name": "Constant", "config": {"value": value}} if isinstance(value, (int, float)) else value
+
+
+def _checked_made(argument: str, items: Any, names: Iterable[str] | None = None) -> list[Any]:
+    """What a method makes, if all are names of weights, each once, numbers of draws and layers."""
+    if isinstance(items, str) or not isinstance(items, Sequence):
+        raise TypeError(f"`{argument}` must be a list of names of weights, ints and twins, got {items!r}.")
+    for item in items:
+        count = isinstance(item, int) and not isinstance(item, bool) and item >= 0
+        if not (count or isinstance(item, (str, Twin)) or (isinstance(item, Mapping) and "class_name" in item)):
+            raise TypeError(f"`{argument}` lists names of weights, ints from 0 on and twins, got {item!r}.")
+        if isinstance(item, str) and names is not None and item not in names:
+            raise ValueError(f"`{argument}` has {item!r}, which is not in `weights`.{checks.near(item, names)}")
+        if isinstance(item, str) and items.count(item) > 1:
+            raise ValueError(f"`{argument}` has {item!r} twice.")
+    return list(items)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _read(weights: Any, seed_generators: int, made: Any, built: Any, layer: Layer, config: Config, read: Read) -> None:
+    """Fill a layer with what was told of its class."""
+    with checks.context(f"What kinit.register_keras_layer was told of {layer.class_name}"):
+        known = _checked_weights(weights(config)) if callable(weights) else weights
+        given = [name for name in known if config.get(f"{name}_initializer") is not None]
+        first = [*given, seed_generators] if made is None else made(config) if callable(made) else made
+        first = _checked_made("made", first, known)
+        rest = [name for name in known if name not in first]
+        then = rest if built is None else built(config) if callable(built) else built
+        then = _checked_made("built", then, known)
+        if missing := [name for name in rest if name not in then]:
+            raise ValueError(f"`made` and `built` lack {missing[0]!r}, which is in `weights`.")
+    sources = {name: _source(config, name, default) for name, default in known.items()}
+    layer.weights = [Weight(name, None, source) for name, source in sources.items()]
+    made_parts, built_parts = ([_part(item, sources, config, read) for item in items] for items in (first, then))
+    own = [sources[item] for item in first if isinstance(item, str)]
+    layer.natural = [source for part in made_parts for source in part.natural]
+    layer.constructor = objects_first([source for part in made_parts for source in part.constructor], own)
+    layer.build = [source for part in built_parts for source in part.sources()]
+    layer.build += [source for part in made_parts for source in part.build]
+    for i, part in enumerate(part for part in (*made_parts, *built_parts) if part.class_name):
+        layer.no_twin = layer.no_twin or part.no_twin
+        for weight in part.weights:
+            weight.name = f"{part.name or f'layers[{i}]'}/{weight.name}"
+            layer.weights.append(weight)
+
+
+def _source(config: Config, name: str, default: str | Config) -> Source:
+    """The initializer of a weight: that in the layer's config, or the one it has by default."""
+    saved = config.get(f"{name}_initializer", default)
+    found = Source("glorot_uniform" if saved is None else saved)
+    found.default = found.name == Source(default).name and not found.with_arguments
+    return found
+
+
+def _part(item: Any, sources: Mapping[str, Source], config: Config, read: Read) -> Layer:
+    """One thing that a method makes, as a layer: without a class if it is an initializer or SeedGenerators."""
+    if isinstance(item, (str, int)):
+        found = [sources[item]] if isinstance(item, str) else [Source(None, config.get("seed")) for _ in range(item)]
+        return Layer("", "", found, natural=found)
+    part = read(item.entry() if isinstance(item, Twin) else item)
+    part.name = str(item.config.get("name", "")) if isinstance(item, Twin) else part.name
+    for weight in part.weights if isinstance(item, Twin) else ():
+        weight.shape = None  # a twin goes without sizes
+    return part

@@ -19,9 +19,10 @@ from torch import nn
 import torch_kinit as kinit
 from tests.support.backends import backend
 from tests.support.saved_keras import check_weights, saved, values
+from torch_kinit.keras.configs import load_config
 from torch_kinit.keras.draws import Source, seeds_of, snake_case
 from torch_kinit.keras.read import read_layer
-from torch_kinit.keras.saved_model import Model, load_config
+from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import fits
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")

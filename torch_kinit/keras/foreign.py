@@ -160,6 +160,7 @@ def _source(config: Config, name: str, default: str | Config) -> Source:
     """The initializer of a weight: that in the layer's config, or the one it has by default."""
     saved = config.get(f"{name}_initializer", default)
     found = Source("glorot_uniform" if saved is None else saved)
+    found.given = config.get(f"{name}_initializer") is not None
     found.default = found.name == Source(default).name and not found.with_arguments
     return found
 

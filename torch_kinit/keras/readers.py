@@ -181,7 +181,7 @@ def normalization(layer: Layer, config: Config, shape: Any) -> None:
 
 def attention(layer: Layer, config: Config, shape: Any) -> None:
     """MultiHeadAttention and GroupQueryAttention: projections made in `build`, each with copies of the initializers."""
-    shapes = shape if isinstance(shape, dict) else {}
+    shapes = shape if isinstance(shape, dict) else config  # tf.keras has them among the arguments
     query, value = shapes.get("query_shape"), shapes.get("value_shape")
     key = shapes.get("key_shape") or value
     if layer.class_name == "MultiHeadAttention":
@@ -311,6 +311,7 @@ _NAMES: dict[Reader, tuple[str, ...]] = {
         *("RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective"),
         *("RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear"),
         *("RandomTranslation", "RandomZoom", "Solarization"),
+        *("RandomHeight", "RandomWidth"),  # of tf.keras
     ),
     nothing: (
         *("Activation", "ActivityRegularization", "Add", "AutoContrast", "Average", "CategoryEncoding", "CenterCrop"),

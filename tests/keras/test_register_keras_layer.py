@@ -298,21 +298,17 @@ Own.__name__ = "Dropout"
 
 
 @pytest.mark.parametrize(
-    ("made", "name"),
+    ("made", "change", "full", "name"),
     [
-        (lambda: Own(), f"{__name__}.Dropout"),
-        (lambda: Own(), "__main__.Dropout"),
-        (lambda: Packaged(), "package>Attention"),
+        (Own, {}, f"{__name__}.Dropout", f"{__name__}.Dropout"),
+        (Own, {"module": None}, "__main__.Dropout", "__main__.Dropout"),  # as Keras saves a class of the program
+        (Packaged, {"registered_name": "package>Attention"}, f"{__name__}.Attention", "package>Attention"),
     ],
 )
-def test_a_class_with_a_name_of_keras_is_not_taken_for_it(made, name, register_keras):
+def test_a_class_with_a_name_of_keras_is_not_taken_for_it(made, change, full, name, register_keras):
     """A class of one's own named as one of Keras' is unknown until told, with its module or the name it is saved by."""
-    entry = saved(made())
-    if name.startswith("__main__"):
-        entry["module"] = None  # as Keras saves a class of the program itself
-    if ">" in name:
-        entry["registered_name"] = name
-    with pytest.raises(ValueError, match=re.escape(f"kinit.register_keras_layer({name!r})")):
+    entry = {**saved(made()), **change}
+    with pytest.raises(ValueError, match=re.escape(f"kinit.register_keras_layer({full!r})")):
         read_layer(entry)
     register_keras(name, weights={"w": "ones"})
     assert [weight.name for weight in read_layer(entry).weights] == ["w"]
@@ -351,6 +347,15 @@ def test_a_twin_can_be_of_a_class_that_was_told(register_keras):
     done = kinit.replay_keras(port, 0, backend="jax", order=[twin("Sampling"), "0"])
     again = kinit.replay_keras(port, 0, backend="jax", order=[1, "0"])
     assert done["0.weight"].seeds == again["0.weight"].seeds
+
+
+@pytest.mark.parametrize("initializer", [ki.RandomNormal(**STD), ki.HeNormal(seed=3), kinit.he_normal_])
+@pytest.mark.filterwarnings("ignore:The seed in the config")
+def test_a_twin_takes_initializers_as_objects(initializer):
+    """They draw as those that a config names: one seed, or none if they have one."""
+    (kernel, _) = read_layer(twin("Dense", kernel_initializer=initializer).entry()).constructor
+    assert kernel.random
+    assert kernel.draws == (getattr(initializer, "_init_seed", None) is None)
 
 
 # --- live models ------------------------------------------------------------------------------------------------------

@@ -349,6 +349,33 @@ def test_a_twin_can_be_of_a_class_that_was_told(register_keras):
     assert done["0.weight"].seeds == again["0.weight"].seeds
 
 
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.value = nn.Linear(4, 4), nn.Linear(4, 4)
+
+
+def test_names_of_twins_inside_are_names_of_modules(register_keras):
+    """A port that registers modules of those names in another order is refused, until `modules` says which is which."""
+    laws = {"value": "he_normal", "query": "lecun_normal"}
+    register_keras("Pair", made=[twin("Dense", name=n, kernel_initializer=law) for n, law in laws.items()])
+    config = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Pair", "config": {"name": "pair"}}]}}
+    with pytest.raises(ValueError, match=r"both fit\. Say which is meant"):
+        kinit.rules_from_keras(config, Pair())
+    rules = kinit.rules_from_keras(config, Pair(), modules={"pair": ["value", "query"]})
+    assert {name: rules[f"{name}.weight"] for name in laws} == laws
+
+
+def test_weights_of_a_file_pass_by_layers_that_were_told(register_keras, tmp_path):
+    """from_keras reads a .keras file with such layers."""
+    real, port = vae(), vae_port()
+    real.save(tmp_path / "vae.keras")
+    register_keras("Sampling", seed_generators=1)
+    register_keras("Plain")
+    kinit.from_keras(port, tmp_path / "vae.keras")
+    check_equal(port, real)
+
+
 @pytest.mark.parametrize("initializer", [ki.RandomNormal(**STD), ki.HeNormal(seed=3), kinit.he_normal_])
 @pytest.mark.filterwarnings("ignore:The seed in the config")
 def test_a_twin_takes_initializers_as_objects(initializer):

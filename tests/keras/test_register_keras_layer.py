@@ -403,6 +403,18 @@ def test_constants_are_found_on_a_live_model(register_keras):
     check_equal(port, model)
 
 
+@keras.saving.register_keras_serializable("package")
+class Named(Scale):
+    """Registered in Keras, too."""
+
+
+@pytest.mark.parametrize("name", ["Named", "package>Named", f"{__name__}.Named"])
+def test_a_live_layer_is_found_by_each_of_its_names(name, register_keras):
+    """Its class' name, alone, with the package or with the module."""
+    register_keras(name, weights={"gamma": "ones", "variable": 0.5})
+    assert len(kinit.keras_config(captured(Named()))["weights"]) == 2
+
+
 def test_layers_inside_are_found_on_a_live_model(register_keras):
     """A block that was told is one layer, whose parts give their own seeds; told or not, the replay is exact."""
     model = captured(Block(4, 2), kl.Dense(3), shape=(7, 4))

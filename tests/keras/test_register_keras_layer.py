@@ -298,21 +298,17 @@ Own.__name__ = "Dropout"
 
 
 @pytest.mark.parametrize(
-    ("made", "name"),
+    ("made", "change", "full", "name"),
     [
-        (lambda: Own(), f"{__name__}.Dropout"),
-        (lambda: Own(), "__main__.Dropout"),
-        (lambda: Packaged(), "package>Attention"),
+        (Own, {}, f"{__name__}.Dropout", f"{__name__}.Dropout"),
+        (Own, {"module": None}, "__main__.Dropout", "__main__.Dropout"),  # as Keras saves a class of the program
+        (Packaged, {"registered_name": "package>Attention"}, f"{__name__}.Attention", "package>Attention"),
     ],
 )
-def test_a_class_with_a_name_of_keras_is_not_taken_for_it(made, name, register_keras):
+def test_a_class_with_a_name_of_keras_is_not_taken_for_it(made, change, full, name, register_keras):
     """A class of one's own named as one of Keras' is unknown until told, with its module or the name it is saved by."""
-    entry = saved(made())
-    if name.startswith("__main__"):
-        entry["module"] = None  # as Keras saves a class of the program itself
-    if ">" in name:
-        entry["registered_name"] = name
-    with pytest.raises(ValueError, match=re.escape(f"kinit.register_keras_layer({name!r})")):
+    entry = {**saved(made()), **change}
+    with pytest.raises(ValueError, match=re.escape(f"kinit.register_keras_layer({full!r})")):
         read_layer(entry)
     register_keras(name, weights={"w": "ones"})
     assert [weight.name for weight in read_layer(entry).weights] == ["w"]
@@ -353,6 +349,42 @@ def test_a_twin_can_be_of_a_class_that_was_told(register_keras):
     assert done["0.weight"].seeds == again["0.weight"].seeds
 
 
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.value = nn.Linear(4, 4), nn.Linear(4, 4)
+
+
+def test_names_of_twins_inside_are_names_of_modules(register_keras):
+    """A port that registers modules of those names in another order is refused, until `modules` says which is which."""
+    laws = {"value": "he_normal", "query": "lecun_normal"}
+    register_keras("Pair", made=[twin("Dense", name=n, kernel_initializer=law) for n, law in laws.items()])
+    config = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Pair", "config": {"name": "pair"}}]}}
+    with pytest.raises(ValueError, match=r"both fit\. Say which is meant"):
+        kinit.rules_from_keras(config, Pair())
+    rules = kinit.rules_from_keras(config, Pair(), modules={"pair": ["value", "query"]})
+    assert {name: rules[f"{name}.weight"] for name in laws} == laws
+
+
+def test_weights_of_a_file_pass_by_layers_that_were_told(register_keras, tmp_path):
+    """from_keras reads a .keras file with such layers."""
+    real, port = vae(), vae_port()
+    real.save(tmp_path / "vae.keras")
+    register_keras("Sampling", seed_generators=1)
+    register_keras("Plain")
+    kinit.from_keras(port, tmp_path / "vae.keras")
+    check_equal(port, real)
+
+
+@pytest.mark.parametrize("initializer", [ki.RandomNormal(**STD), ki.HeNormal(seed=3), kinit.he_normal_])
+@pytest.mark.filterwarnings("ignore:The seed in the config")
+def test_a_twin_takes_initializers_as_objects(initializer):
+    """They draw as those that a config names: one seed, or none if they have one."""
+    (kernel, _) = read_layer(twin("Dense", kernel_initializer=initializer).entry()).constructor
+    assert kernel.random
+    assert kernel.draws == (getattr(initializer, "_init_seed", None) is None)
+
+
 # --- live models ------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +401,18 @@ def test_constants_are_found_on_a_live_model(register_keras):
     config = json.loads(json.dumps(kinit.keras_config(model)))
     kinit.replay_keras(port, backend="torch", keras_config=config)
     check_equal(port, model)
+
+
+@keras.saving.register_keras_serializable("package")
+class Named(Scale):
+    """Registered in Keras, too."""
+
+
+@pytest.mark.parametrize("name", ["Named", "package>Named", f"{__name__}.Named"])
+def test_a_live_layer_is_found_by_each_of_its_names(name, register_keras):
+    """Its class' name, alone, with the package or with the module."""
+    register_keras(name, weights={"gamma": "ones", "variable": 0.5})
+    assert len(kinit.keras_config(captured(Named()))["weights"]) == 2
 
 
 def test_layers_inside_are_found_on_a_live_model(register_keras):

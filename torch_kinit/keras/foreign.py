@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch_kinit import checks
@@ -39,7 +39,8 @@ def register_keras_layer(
             layer's config has none.
         made: what the constructor makes, in its order, where that is not the initializers in the layer's config and
             then the `seed_generators`: names of weights for their initializers, ints for so many SeedGenerators, and
-            `twin`s, or layers as they are saved in the config, for layers, whose weights follow the layer's own.
+            `twin`s, or layers as they are saved in the config, for layers, whose weights follow the layer's own. A twin
+            with the `name=` of a module of the port is checked to be that module.
         built: what `build` makes likewise, before the layers of `made` are built; by default the initializers of the
             other weights.
 
@@ -72,7 +73,7 @@ def register_keras_layer(
     for argument, value in (("made", made), ("built", built)):
         if value is not None and not callable(value):
             _checked_made(argument, value, names)
-    REGISTERED[class_name] = functools.partial(_read, known, count, made, built)
+    REGISTERED[class_name] = _Told(known, count, made, built)
 
 
 def _check_name(class_name: object) -> None:
@@ -129,31 +130,47 @@ def _checked_made(argument: str, items: Any, names: Iterable[str] | None = None)
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _read(weights: Any, seed_generators: int, made: Any, built: Any, layer: Layer, config: Config, read: Read) -> None:
-    """Fill a layer with what was told of its class."""
-    with checks.context(f"What kinit.register_keras_layer was told of {layer.class_name}"):
-        known = _checked_weights(weights(config)) if callable(weights) else weights
-        given = [name for name in known if config.get(f"{name}_initializer") is not None]
-        first = [*given, seed_generators] if made is None else made(config) if callable(made) else made
-        first = _checked_made("made", first, known)
-        rest = [name for name in known if name not in first]
-        then = rest if built is None else built(config) if callable(built) else built
-        then = _checked_made("built", then, known)
-        if missing := [name for name in rest if name not in then]:
+@dataclass(frozen=True)
+class _Told:
+    """What was told of a class, as a reader of its layers."""
+
+    weights: Any
+    seed_generators: int
+    made: Any
+    built: Any
+
+    def __call__(self, layer: Layer, config: Config, read: Read) -> None:
+        with checks.context(f"What kinit.register_keras_layer was told of {layer.class_name}"):
+            weights, made, built = self._of(config)
+        sources = {name: _source(config, name, default) for name, default in weights.items()}
+        layer.weights = [Weight(name, None, source) for name, source in sources.items()]
+        made_parts, built_parts = ([_part(item, sources, config, read) for item in items] for items in (made, built))
+        own = [sources[item] for item in made if isinstance(item, str)]
+        layer.natural = [source for part in made_parts for source in part.natural]
+        layer.constructor = objects_first([source for part in made_parts for source in part.constructor], own)
+        layer.build = [source for part in built_parts for source in part.sources()]
+        layer.build += [source for part in made_parts for source in part.build]
+        for i, part in enumerate(part for part in (*made_parts, *built_parts) if part.class_name):
+            layer.no_twin = layer.no_twin or part.no_twin
+            for weight in part.weights:
+                weight.name = f"{part.name or f'layers[{i}]'}/{weight.name}"
+                layer.weights.append(weight)
+
+    def _of(self, config: Config) -> tuple[Mapping[str, str | Config], list[Any], list[Any]]:
+        """The weights of a layer with this config, what its constructor makes, and what `build` does."""
+        weights = _checked_weights(self.weights(config)) if callable(self.weights) else self.weights
+        given = [name for name in weights if config.get(f"{name}_initializer") is not None]
+        made = [*given, self.seed_generators] if self.made is None else _called(self.made, config)
+        made = _checked_made("made", made, weights)
+        left = [name for name in weights if name not in made]
+        built = _checked_made("built", left if self.built is None else _called(self.built, config), weights)
+        if missing := [name for name in left if name not in built]:
             raise ValueError(f"`made` and `built` lack {missing[0]!r}, which is in `weights`.")
-    sources = {name: _source(config, name, default) for name, default in known.items()}
-    layer.weights = [Weight(name, None, source) for name, source in sources.items()]
-    made_parts, built_parts = ([_part(item, sources, config, read) for item in items] for items in (first, then))
-    own = [sources[item] for item in first if isinstance(item, str)]
-    layer.natural = [source for part in made_parts for source in part.natural]
-    layer.constructor = objects_first([source for part in made_parts for source in part.constructor], own)
-    layer.build = [source for part in built_parts for source in part.sources()]
-    layer.build += [source for part in made_parts for source in part.build]
-    for i, part in enumerate(part for part in (*made_parts, *built_parts) if part.class_name):
-        layer.no_twin = layer.no_twin or part.no_twin
-        for weight in part.weights:
-            weight.name = f"{part.name or f'layers[{i}]'}/{weight.name}"
-            layer.weights.append(weight)
+        return weights, made, built
+
+
+def _called(value: Any, config: Config) -> Any:
+    return value(config) if callable(value) else value
 
 
 def _source(config: Config, name: str, default: str | Config) -> Source:

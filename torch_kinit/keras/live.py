@@ -11,7 +11,7 @@ from typing import Any
 from torch_kinit import checks
 from torch_kinit.initializers.recipe import is_array
 from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, lora_error, snake_case
-from torch_kinit.keras.read import read_layer
+from torch_kinit.keras.read import OWN_PACKAGES, read_layer
 from torch_kinit.layers.variable import CONVENTIONS
 
 WITHOUT_SEED = (
@@ -212,10 +212,18 @@ def _read(layer: Any) -> Layer | None:
         config = layer.get_config()
     except Exception:  # somebody's get_config can raise anything
         config = {}
+    entry = {"module": cls.__module__, "class_name": cls.__name__, "registered_name": _registered_name(cls)}
     try:
-        return read_layer({"module": cls.__module__, "class_name": cls.__name__, "config": config})
+        return read_layer({**entry, "config": config})
     except Exception:  # as can a function that was registered
         return None
+
+
+def _registered_name(cls: type) -> str | None:
+    """What Keras calls a class in a file, such as "package>Sampling"; None for one of Keras' own."""
+    savings: list[Any] = [getattr(sys.modules.get(package), "saving", None) for package in OWN_PACKAGES]
+    names = [str(saving.get_registered_name(cls)) for saving in savings if hasattr(saving, "get_registered_name")]
+    return next((name for name in names if ">" in name), None)
 
 
 def _owner(layer: Any, variable: Any) -> Any:

@@ -87,10 +87,13 @@ def _full_name(entry: Config) -> str | None:
 def _unknown(entry: Config, layer_name: str) -> str:
     """What to do about a layer of a class that is not known."""
     name = str(entry.get("class_name"))
+    if _may_be_of_keras(entry) and name in OWN_NAMES:
+        return (
+            f"Layer {layer_name!r} is of class {name}, which is no layer of Keras itself but a model: give its layers."
+        )
     key = name.rpartition(">")[2]
     if key in OWN_NAMES:
-        package = str(entry.get("registered_name"))
-        key = package if ">" in package else str(_full_name(entry))
+        key = _full_name(entry) or name
     near = checks.near(name, OWN_NAMES) if _may_be_of_keras(entry) else ""
     return (
         f"Layer {layer_name!r} is of class {name}, which is no layer of Keras itself: what it holds and draws is not "

@@ -57,10 +57,19 @@ def twin(class_name: str, *modules: str, **config: Any) -> Twin:
     try:
         for name, value in config.items():
             if name.endswith("_initializer") and value is not None:
-                law = recipe(value)
-                config[name] = value if isinstance(value, (str, Mapping)) else serialize(law)
+                config[name] = _as_config(value)
         made = Twin(class_name, modules, config)
         read_layer(made.entry())
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"twin({class_name!r}) cannot be made with {config}: {error}") from None
     return made
+
+
+def _as_config(initializer: Any) -> str | Mapping[str, Any]:
+    """An initializer as a saved layer has it."""
+    law = recipe(initializer)
+    if isinstance(initializer, (str, Mapping)):
+        return initializer
+    if hasattr(initializer, "get_config") and not isinstance(initializer, type):  # an object of Keras', with its seed
+        return {"class_name": type(initializer).__name__, "config": initializer.get_config()}
+    return serialize(law)

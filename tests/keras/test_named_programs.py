@@ -4,14 +4,23 @@ import functools
 
 import pytest
 
+import torch_kinit as kinit
 from tests.support.backends import NAMES
 from tests.support.named_programs import NAMED
 from tests.support.programs import from_captured, from_config, real
+from torch_kinit.keras import foreign
 
 pytestmark = pytest.mark.slow  # asks processes of Keras
 
 on_each_backend = pytest.mark.parametrize("name", NAMES)
 each_program = pytest.mark.parametrize("case", NAMED)
+
+
+@pytest.fixture(autouse=True)
+def _sampling(monkeypatch):
+    """Registers a VAE's layer, which has no weights and a SeedGenerator with a seed, for one test only."""
+    monkeypatch.setattr(foreign, "_READINGS", {})
+    kinit.register_keras_layer("Sampling")
 
 
 @functools.cache

@@ -98,6 +98,37 @@ def make():
     return keras.Model(inputs, kl.Conv1D(5, 1, activation="softmax")(x))
 """
 
+VAE = """
+class Sampling(kl.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(1337)
+
+    def call(self, inputs):
+        mean, log_variance = inputs
+        epsilon = keras.random.normal(keras.ops.shape(mean), seed=self.seed_generator)
+        return mean + keras.ops.exp(0.5 * log_variance) * epsilon
+
+def make():
+    inputs = keras.Input((8, 8, 1))
+    x = kl.Conv2D(4, 3, activation="relu", strides=2, padding="same")(inputs)
+    x = kl.Conv2D(6, 3, activation="relu", strides=2, padding="same")(x)
+    x = kl.Flatten()(x)
+    x = kl.Dense(8, activation="relu")(x)
+    mean = kl.Dense(2, name="z_mean")(x)
+    log_variance = kl.Dense(2, name="z_log_var")(x)
+    z = Sampling()([mean, log_variance])
+    encoder = keras.Model(inputs, [mean, log_variance, z], name="encoder")
+    latent = keras.Input((2,))
+    x = kl.Dense(2 * 2 * 6, activation="relu")(latent)
+    x = kl.Reshape((2, 2, 6))(x)
+    x = kl.Conv2DTranspose(6, 3, activation="relu", strides=2, padding="same")(x)
+    x = kl.Conv2DTranspose(4, 3, activation="relu", strides=2, padding="same")(x)
+    decoder = keras.Model(latent, kl.Conv2DTranspose(1, 3, activation="sigmoid", padding="same")(x), name="decoder")
+    outer = keras.Input((8, 8, 1))
+    return keras.Model(outer, decoder(encoder(outer)[2]))
+"""
+
 TRANSFORMER = """
 def block(x, rate=0.1):
     y = kl.MultiHeadAttention(num_heads=2, key_dim=4, dropout=rate)(x, x)
@@ -162,6 +193,7 @@ NAMED = {
     "pix2pix u-net": PIX2PIX,
     "n-beats": N_BEATS,
     "wavenet": WAVENET,
+    "vae": VAE,
     "transformer": TRANSFORMER,
     "seq2seq": SEQ2SEQ,
     "mobilenet v3": MOBILE_NET,

@@ -4,11 +4,9 @@ import functools
 
 import pytest
 
-import torch_kinit as kinit
 from tests.support.backends import NAMES
 from tests.support.named_programs import NAMED
 from tests.support.programs import from_captured, from_config, real
-from torch_kinit.keras import foreign
 
 pytestmark = pytest.mark.slow  # asks processes of Keras
 
@@ -17,10 +15,9 @@ each_program = pytest.mark.parametrize("case", NAMED)
 
 
 @pytest.fixture(autouse=True)
-def _sampling(monkeypatch):
+def _sampling(register_keras):
     """Registers a VAE's layer, which has no weights and a SeedGenerator with a seed, for one test only."""
-    monkeypatch.setattr(foreign, "_READINGS", {})
-    kinit.register_keras_layer("Sampling")
+    register_keras("Sampling")
 
 
 @functools.cache

@@ -163,7 +163,10 @@ class MyCell(kl.Layer):
         return x @ self.kernel, states
 
 
-MIXED = {"weights": {"mix": "lecun_normal", "kernel": "he_normal", "gate": "uniform"}, "made": [2, "gate", "kernel"]}
+MIXED = {
+    "weights": {"mix": "lecun_normal", "kernel": "he_normal", "gate": "uniform"},
+    "constructor": [2, "gate", "kernel"],
+}
 CASES = {
     "nothing": (Plain, {}, lambda: Plain()),
     "a SeedGenerator": (Sampling, {"seed_generators": 1}, lambda: Sampling()),
@@ -173,22 +176,26 @@ CASES = {
     "another initializer": (Mixed, MIXED, lambda: Mixed("orthogonal")),
     "an object": (Mixed, MIXED, lambda: Mixed(ki.RandomNormal(**STD))),
     "a seeded object": (Mixed, MIXED, lambda: Mixed(ki.RandomNormal(seed=3))),
-    "no initializer": (Mixed, {**MIXED, "made": [2, "gate"]}, lambda: Mixed(None)),
-    "made at once": (FromTheStart, {"weights": {"table": "uniform"}, "made": [1, "table"]}, lambda: FromTheStart()),
-    "layers": (Block, {"made": block_layers}, lambda: Block(4, 2)),
-    "layers without dropout": (Block, {"made": block_layers}, lambda: Block(4, 2, 0.0)),
+    "no initializer": (Mixed, {**MIXED, "constructor": [2, "gate"]}, lambda: Mixed(None)),
+    "made at once": (
+        FromTheStart,
+        {"weights": {"table": "uniform"}, "constructor": [1, "table"]},
+        lambda: FromTheStart(),
+    ),
+    "layers": (Block, {"constructor": block_layers}, lambda: Block(4, 2)),
+    "layers without dropout": (Block, {"constructor": block_layers}, lambda: Block(4, 2, 0.0)),
     "a layer in build": (
         Places,
         {
             "weights": {"bias": "normal"},
-            "built": [twin("Embedding", embeddings_initializer=ki.RandomNormal(**STD)), "bias"],
+            "build": [twin("Embedding", embeddings_initializer=ki.RandomNormal(**STD)), "bias"],
         },
         lambda: Places(),
     ),
-    "a layer given": (Residual, {"made": lambda config: [config["layer"]]}, lambda: Residual(kl.Dense(4))),
+    "a layer given": (Residual, {"constructor": lambda config: [config["layer"]]}, lambda: Residual(kl.Dense(4))),
     "a subclass": (
         MyDense,
-        {"made": lambda config: [twin("Dense", **config)]},
+        {"constructor": lambda config: [twin("Dense", **config)]},
         lambda: MyDense(3, None, False, "normal"),
     ),
     "a cell in RNN": (MyCell, {"weights": {"kernel": "orthogonal"}}, lambda: kl.RNN(MyCell(4))),
@@ -358,7 +365,7 @@ class Pair(nn.Module):
 def test_names_of_twins_inside_are_names_of_modules(register_keras):
     """A port that registers modules of those names in another order is refused, until `modules` says which is which."""
     laws = {"value": "he_normal", "query": "lecun_normal"}
-    register_keras("Pair", made=[twin("Dense", name=n, kernel_initializer=law) for n, law in laws.items()])
+    register_keras("Pair", constructor=[twin("Dense", name=n, kernel_initializer=law) for n, law in laws.items()])
     config = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Pair", "config": {"name": "pair"}}]}}
     with pytest.raises(ValueError, match=r"both fit\. Say which is meant"):
         kinit.rules_from_keras(config, Pair())
@@ -421,7 +428,7 @@ def test_layers_inside_are_found_on_a_live_model(register_keras):
     inside = [nn.MultiheadAttention(4, 2), nn.Linear(4, 8), nn.Linear(8, 4), nn.LayerNorm(4), nn.LayerNorm(4)]
     for told in (False, True):
         if told:
-            register_keras("Block", made=block_layers)
+            register_keras("Block", constructor=block_layers)
         port = nn.Sequential(*inside, nn.Linear(4, 3))
         kinit.replay_keras(port, backend="torch", keras_config=kinit.keras_config(model))
         check_equal(port, model)
@@ -451,12 +458,18 @@ REFUSED = {
     "infinity": (["X", {"weights": {"w": float("inf")}}], ValueError, "finite"),
     "a count": (["X", {"seed_generators": "1"}], TypeError, "`seed_generators` must be an int, got '1'"),
     "below zero": (["X", {"seed_generators": -1}], ValueError, "`seed_generators` must not be negative, got -1"),
-    "both": (["X", {"seed_generators": 1, "made": [1]}], ValueError, "so `seed_generators` goes into it, as an int"),
-    "made of text": (["X", {"made": "Dense"}], TypeError, "`made` must be a list of names .*, got 'Dense'"),
-    "made of what": (["X", {"made": [2.5]}], TypeError, "`made` lists names of weights, ints .*, got 2.5"),
-    "made of less": (["X", {"made": [-1]}], TypeError, "`made` lists names of weights, ints .*, got -1"),
-    "no weight": (["X", {"weights": {"gamma": 1}, "built": ["gama"]}], ValueError, "Did you mean 'gamma'"),
-    "twice": (["X", {"weights": {"a": 1}, "made": ["a", "a"]}], ValueError, "`made` has 'a' twice"),
+    "both": (
+        ["X", {"seed_generators": 1, "constructor": [1]}], ValueError, "so `seed_generators` goes into it, as an int"
+    ),
+    "made of text": (
+        ["X", {"constructor": "Dense"}], TypeError, "`constructor` must be a list of names .*, got 'Dense'"
+    ),
+    "made of what": (
+        ["X", {"constructor": [2.5]}], TypeError, "`constructor` lists names of weights, ints .*, got 2.5"
+    ),
+    "made of less": (["X", {"constructor": [-1]}], TypeError, "`constructor` lists names of weights, ints .*, got -1"),
+    "no weight": (["X", {"weights": {"gamma": 1}, "build": ["gama"]}], ValueError, "Did you mean 'gamma'"),
+    "twice": (["X", {"weights": {"a": 1}, "constructor": ["a", "a"]}], ValueError, "`constructor` has 'a' twice"),
 }  # fmt: skip
 
 
@@ -470,10 +483,18 @@ def test_what_is_told_wrongly_is_refused_at_once(case, register_keras):
 
 WRONG_LATER = {
     "weights": ({"weights": lambda config: ["a"]}, TypeError, "told of X: `weights` must be a dict"),
-    "made": ({"made": lambda config: None}, TypeError, "told of X: `made` must be a list"),
-    "unknown": ({"made": lambda config: ["w"]}, ValueError, "told of X: `made` has 'w', which is not in `weights`"),
-    "config": ({"made": lambda config: [config["n"]]}, ValueError, r"The config of layer 'x' \(X\) lacks 'n'"),
-    "missing": ({"weights": {"a": 1, "b": 2}, "built": ["b"]}, ValueError, "told of X: `made` and `built` lack 'a'"),
+    "constructor": ({"constructor": lambda config: None}, TypeError, "told of X: `constructor` must be a list"),
+    "unknown": (
+        {"constructor": lambda config: ["w"]},
+        ValueError,
+        "told of X: `constructor` has 'w', which is not in `weights`",
+    ),
+    "config": ({"constructor": lambda config: [config["n"]]}, ValueError, r"The config of layer 'x' \(X\) lacks 'n'"),
+    "missing": (
+        {"weights": {"a": 1, "b": 2}, "build": ["b"]},
+        ValueError,
+        "told of X: `constructor` and `build` lack 'a'",
+    ),
 }
 
 

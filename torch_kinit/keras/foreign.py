@@ -23,8 +23,8 @@ def register_keras_layer(
     *,
     weights: Weights | Callable[[Config], Weights] | None = None,
     seed_generators: int | None = None,
-    made: Made | Callable[[Config], Made] | None = None,
-    built: Made | Callable[[Config], Made] | None = None,
+    constructor: Made | Callable[[Config], Made] | None = None,
+    build: Made | Callable[[Config], Made] | None = None,
 ) -> None:
     """Tell what a Keras layer that is not Keras' own holds and draws, so that configs with it can be read.
 
@@ -37,14 +37,14 @@ def register_keras_layer(
             "<name>_initializer", that counts.
         seed_generators: how many `keras.random.SeedGenerator(seed)` the constructor makes; each draws a seed if the
             layer's config has none.
-        made: what the constructor makes, in its order, where that is not the initializers in the layer's config and
+        constructor: what `__init__` makes, in its order, where that is not the initializers in the layer's config and
             then the `seed_generators`: names of weights for their initializers, ints for so many SeedGenerators, and
             `twin`s, or layers as they are saved in the config, for layers, whose weights follow the layer's own. A twin
             with the `name=` of a module of the port is checked to be that module.
-        built: what `build` makes likewise, before the layers of `made` are built; by default the initializers of the
-            other weights.
+        build: what `build` makes likewise, before the layers of `constructor` are built; by default the initializers of
+            the other weights.
 
-        `weights`, `made` and `built` can be functions from the layer's config, a dict, to these.
+        `weights`, `constructor` and `build` can be functions from the layer's config, a dict, to these.
 
     Raises:
         ValueError: a class of Keras' own, an unknown initializer, a weight that `weights` lacks.
@@ -53,7 +53,7 @@ def register_keras_layer(
     Example: a VAE's sampling, a scale, and a block that makes layers by its config.
         >>> register_keras_layer("Sampling", seed_generators=1)
         >>> register_keras_layer("Scale", weights={"gamma": "ones"})
-        >>> register_keras_layer("FeedForward", made=lambda config: [
+        >>> register_keras_layer("FeedForward", constructor=lambda config: [
         ...     twin("Dense", units=config["width"]), twin("Dropout", rate=config["rate"]), twin("Dense")])
         >>> from torch import nn
         >>> config = {"class_name": "Sequential", "config": {"layers": [
@@ -63,17 +63,17 @@ def register_keras_layer(
         'glorot_uniform'
     """
     _check_name(class_name)
-    if seed_generators is not None and made is not None:
-        raise ValueError("`made` has all that the constructor makes, so `seed_generators` goes into it, as an int.")
+    if seed_generators is not None and constructor is not None:
+        raise ValueError("`constructor` has all that `__init__` makes, so `seed_generators` goes into it, as an int.")
     count = checks.integer("seed_generators", 0 if seed_generators is None else seed_generators)
     if count < 0:
         raise ValueError(f"`seed_generators` must not be negative, got {count}.")
     known = _checked_weights({} if weights is None else weights)
     names = known if isinstance(known, Mapping) else None
-    for argument, value in (("made", made), ("built", built)):
+    for argument, value in (("constructor", constructor), ("build", build)):
         if value is not None and not callable(value):
             _checked_made(argument, value, names)
-    REGISTERED[class_name] = _Told(known, count, made, built)
+    REGISTERED[class_name] = _Told(known, count, constructor, build)
 
 
 def _check_name(class_name: object) -> None:
@@ -136,16 +136,18 @@ class _Told:
 
     weights: Any
     seed_generators: int
-    made: Any
-    built: Any
+    constructor: Any
+    build: Any
 
     def __call__(self, layer: Layer, config: Config, read: Read) -> None:
         with checks.context(f"What kinit.register_keras_layer was told of {layer.class_name}"):
-            weights, made, built = self._of(config)
+            weights, constructor, build = self._of(config)
         sources = {name: _source(config, name, default) for name, default in weights.items()}
         layer.weights = [Weight(name, None, source) for name, source in sources.items()]
-        made_parts, built_parts = ([_part(item, sources, config, read) for item in items] for items in (made, built))
-        own = [sources[item] for item in made if isinstance(item, str)]
+        made_parts, built_parts = (
+            [_part(item, sources, config, read) for item in items] for items in (constructor, build)
+        )
+        own = [sources[item] for item in constructor if isinstance(item, str)]
         layer.natural = [source for part in made_parts for source in part.natural]
         layer.constructor = objects_first([source for part in made_parts for source in part.constructor], own)
         layer.build = [source for part in built_parts for source in part.sources()]
@@ -160,13 +162,13 @@ class _Told:
         """The weights of a layer with this config, what its constructor makes, and what `build` does."""
         weights = _checked_weights(self.weights(config)) if callable(self.weights) else self.weights
         given = [name for name in weights if config.get(f"{name}_initializer") is not None]
-        made = [*given, self.seed_generators] if self.made is None else _called(self.made, config)
-        made = _checked_made("made", made, weights)
-        left = [name for name in weights if name not in made]
-        built = _checked_made("built", left if self.built is None else _called(self.built, config), weights)
-        if missing := [name for name in left if name not in built]:
-            raise ValueError(f"`made` and `built` lack {missing[0]!r}, which is in `weights`.")
-        return weights, made, built
+        constructor = [*given, self.seed_generators] if self.constructor is None else _called(self.constructor, config)
+        constructor = _checked_made("constructor", constructor, weights)
+        left = [name for name in weights if name not in constructor]
+        build = _checked_made("build", left if self.build is None else _called(self.build, config), weights)
+        if missing := [name for name in left if name not in build]:
+            raise ValueError(f"`constructor` and `build` lack {missing[0]!r}, which is in `weights`.")
+        return weights, constructor, build
 
 
 def _called(value: Any, config: Config) -> Any:

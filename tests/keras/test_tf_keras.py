@@ -86,3 +86,49 @@ def test_what_cannot_be_so_is_refused_or_told():
         kinit.replay_keras(attention(), 5, backend="jax", keras_config=config)
     with pytest.warns(UserWarning, match=r"fans are those of `convention`=.keras-3\.15., though"):
         kinit.replay_keras(attention(), 5, backend="tensorflow", keras_config=config)
+
+
+IN_TIME = """
+import tensorflow as tf
+inner = [kl.Dense(4), kl.BatchNormalization(), kl.Dense(4), kl.BatchNormalization()]
+i = keras.Input((5, 4))
+model = keras.Model(i, kl.Dense(4)(kl.TimeDistributed(keras.Sequential(inner))(kl.Dense(4)(i))))
+for weight in model.weights:
+    weight.assign(tf.random.uniform(weight.shape, 0.5, 1.5))
+layers = [model.layers[1], *inner, model.layers[3]]
+"""
+BY_LAYER = """
+result["by_layer"] = [weight.numpy() for layer in layers for weight in layer.weights]
+"""
+
+
+def in_time():
+    blocks = [module for _ in range(2) for module in (nn.Linear(4, 4), nn.BatchNorm1d(4))]
+    return nn.Sequential(nn.Linear(4, 4), *blocks, nn.Linear(4, 4))
+
+
+def test_statistics_that_tf_keras_has_last_find_their_places():
+    """Of a model in TimeDistributed, get_weights() has the statistics after all that is trained."""
+    made = backend("tensorflow")(RUN.format(source=IN_TIME) + BY_LAYER)
+    port, weights, by_layer = in_time(), made["weights"], made["by_layer"]
+    kinit.from_keras(port, weights, keras_config=made["config"])
+    assert all(map(same_bits, map(torch.from_numpy, kinit.to_keras(port)), by_layer))
+    back = [torch.from_numpy(array) for array in kinit.to_keras(port, keras_config=made["config"])]
+    assert all(map(same_bits, back, weights))
+    assert not all(map(same_bits, back, by_layer))
+
+
+LIVE = """
+import numpy as np
+import torch_kinit as kinit
+from torch import nn
+blocks = [module for _ in range(2) for module in (nn.Linear(4, 4), nn.BatchNorm1d(4))]
+port = nn.Sequential(nn.Linear(4, 4), *blocks, nn.Linear(4, 4))
+kinit.from_keras(port, model)
+result = [np.array_equal(a, b) for a, b in zip(kinit.to_keras(port), result["by_layer"], strict=True)]
+"""
+
+
+def test_a_live_model_of_tf_keras_gives_its_weights_layer_by_layer():
+    """So that they find their places in a port, whatever the order of its get_weights()."""
+    assert all(backend("tensorflow")(RUN.format(source=IN_TIME) + BY_LAYER + LIVE))

@@ -169,6 +169,17 @@ def test_orthogonal_float64_on_torch():
 
 
 @pytest.mark.slow
+def test_orthogonal_float16_on_tensorflow():
+    """Keras' float16 matrix is within 4e-3 of this one, and not within the 5e-5 of float32."""
+    apart = []
+    for seed in range(20):
+        filled = torch.empty(24, 16, dtype=torch.float16)
+        kinit.orthogonal_(filled, layout="keras", generator=KerasSeed(seed, "tensorflow"))
+        apart.append((filled - keras("tensorflow", "Orthogonal", {}, (24, 16), seed, "float16")).abs().max().item())
+    assert 5e-5 < max(apart) <= 4e-3
+
+
+@pytest.mark.slow
 def test_jax_as_it_comes():
     """JAX without options to its compiler gives the same values, as far as this CPU rounds float16 in between."""
     plain = Backend("jax", XLA_FLAGS="")

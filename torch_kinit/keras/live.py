@@ -83,6 +83,14 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
     return {**_saved(model), "convention": _convention(model), "weights": found}
 
 
+def layerwise(model: Any) -> list[int]:
+    """The places in `model.get_weights()` of its weights layer by layer; tf.keras may have those not trained last."""
+    entries = {id(variable): entry["layer"] for variable, entry in _Walk(seeds=False).entries(model, "")}
+    layers = [entries.get(id(variable)) for variable in model.weights]
+    first = {layer: i for i, layer in reversed(list(enumerate(layers)))}
+    return sorted(range(len(layers)), key=lambda i: first[layers[i]])
+
+
 def _saved(model: Any) -> dict[str, Any]:
     """The config that Keras itself would save; only the class' name for a model that has none."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from torch_kinit import checks
 from torch_kinit.keras.configs import SHARING, is_model
 from torch_kinit.keras.doubts import missing_numbers, other_convention, unsure_sources
-from torch_kinit.keras.draws import Config, Layer, Source, snake_case
+from torch_kinit.keras.draws import Config, Layer, Source, Weight, snake_case
 from torch_kinit.keras.live import WITHOUT_SEED, captured_layers, is_captured
 from torch_kinit.keras.order import WAYS, Doubt, Schedule
 from torch_kinit.keras.program import BUILDS, Node, Number
@@ -28,6 +28,7 @@ class Model:
         self.has_seeds = is_captured(config)  # nothing is to be drawn, and nothing to be guessed
         self._seen: dict[tuple[str, ...], Layer] = {}
         self._of_keras_2 = False
+        self._in_time: list[Node] = []  # models in a TimeDistributed
         self._convention = config.get("convention")
         self._sharing_told = config.get(SHARING) is True
         if self.has_seeds:
@@ -77,6 +78,18 @@ class Model:
         if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
             doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
         return sources, doubts
+
+    def as_in_get_weights(self, weights: Sequence[Weight]) -> list[Weight]:
+        """Weights that stand layer by layer in the order of `get_weights()`.
+
+        They are the same, but that tf.keras has what is not trained of a model in a TimeDistributed after all of that.
+        """
+        last: dict[int, float] = {id(weight): i for i, weight in enumerate(weights)}
+        for node in self._in_time if self._of_keras_2 else ():
+            own = [weight for layer in node.layers() for weight in layer.weights if id(weight) in last]
+            end = max((last[id(weight)] for weight in own), default=0)
+            last |= {id(weight): end + 0.5 for weight in own if weight.name.startswith("moving_")}
+        return sorted(weights, key=lambda weight: last[id(weight)])
 
     def check_backend(self, backend: str) -> None:
         """Refuse numbers that the model's Keras cannot have drawn."""
@@ -132,6 +145,7 @@ class Model:
         name = str(entry.get("name") or (config.get("name") if isinstance(config, Mapping) else None))
         if is_model(inner):
             node = self._model(inner, prefix + name, f"{prefix}{name}/")
+            self._in_time += [node] if inner is not entry else []
             node.numbers += [number for number in _numbers_of(entry) if number not in node.numbers]  # of what wraps it
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))

@@ -16,6 +16,7 @@ from torch_kinit.keras.configs import is_model, load_config
 from torch_kinit.keras.draws import Config, lora_error
 from torch_kinit.keras.entries import lora_layers
 from torch_kinit.keras.legacy_h5 import Legacy
+from torch_kinit.keras.live import layerwise
 from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import Slot
 from torch_kinit.keras.weights_h5 import Tree
@@ -52,7 +53,9 @@ def named_arrays(source: Any, keras_config: Any, slots: Sequence[Slot]) -> list[
     merged = [str(layer.name) for layer in layers if getattr(layer, "lora_enabled", False)]
     if merged := merged or lora_layers(None if keras_config is None else load_config(keras_config)):
         raise lora_error(merged[0])
-    return [(f"Array {i}", array) for i, array in enumerate(source.get_weights() if live else source)]
+    arrays = list(source.get_weights() if live else source)
+    places = layerwise(source) if layers and len(source.weights) == len(arrays) else range(len(arrays))
+    return [(f"Array {i}", arrays[i]) for i in places]
 
 
 def config_in(source: Any, keras_config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,8 @@ def from_keras(
     held = _holdings(model, order if config is None else None, depthwise)
     arrays = named_arrays(source, keras_config, held.slots)
     values = {name: _array(name, array) for name, array in arrays}
-    if (found := _places(held, config, order, modules)) is None:
+    listed = not isinstance(source, (str, os.PathLike)) and not hasattr(source, "get_weights")
+    if (found := _places(held, config, order, modules, listed=listed)) is None:
         _refuse_misfits(values, held.slots)
         filled = list(zip(held.slots, values.values(), strict=True))
     else:
@@ -150,19 +152,28 @@ def from_keras(
             _write(by_name[target.name], target, held, model)
 
 
-def _places(held: Holdings, config: Any, order: Sequence[str] | None, modules: Modules | None) -> list[Place] | None:
-    """The place of each weight of a config's layers, in the order of the arrays; None without a config."""
+def _places(
+    held: Holdings, config: Any, order: Sequence[str] | None, modules: Modules | None, *, listed: bool = True
+) -> list[Place] | None:
+    """The place of each weight of a config's layers, in the order of the arrays; None without a config.
+
+    What is `listed` is in the order of `get_weights()`; what is read from files and live models is layer by layer.
+    """
     if config is None:
         if modules is not None:
             raise ValueError("`modules` maps the layers of a `keras_config`, and none is given.")
         return None
     keras = load_config(config, seeds=False)
-    layers = Model(keras).layers
-    for layer in layers:  # a file has them in the kernel, and others are refused
+    model = Model(keras)
+    for layer in model.layers:  # a file has them in the kernel, and others are refused
         layer.weights = [weight for weight in layer.weights if "lora_" not in weight.name]
-    found = places(layers, held, modules)
+    found = places(model.layers, held, modules)
     warn_of_flatten(keras, found, held)
-    return found if order is None else in_order_of(order, found)
+    if order is not None:
+        return in_order_of(order, found)
+    by_weight = {id(place.weight): place for place in found}
+    weights = [place.weight for place in found]
+    return [by_weight[id(weight)] for weight in (model.as_in_get_weights(weights) if listed else weights)]
 
 
 def _refuse_misfits(values: Mapping[str, Tensor], slots: Sequence[Slot]) -> None:

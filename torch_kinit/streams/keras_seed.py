@@ -47,7 +47,8 @@ class KerasSeed(Source):
         * torch: this process' own torch, and its CPU capability, draw the numbers. Its QR, and so `orthogonal_`, rounds
           otherwise with another number of threads.
         * `orthogonal_` is identical on torch and within 5e-5 on the others, whose QR rounds otherwise. Keras cannot
-          draw it in bfloat16, nor in float16 but on TensorFlow; then the float32 matrix is rounded here.
+          draw it in bfloat16, nor in float16 but on TensorFlow; then the float32 matrix is rounded here, and
+          TensorFlow's differs from it by up to 4e-3.
         * Keras on torch lets 4 in a million truncated values lie outside the bounds; they are reproduced.
 
     Example:

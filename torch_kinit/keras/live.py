@@ -70,7 +70,7 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
     if adapted := [layer.name for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]:
         raise lora_error(str(adapted[0]))
     variables = list(model.weights)
-    if not variables:
+    if not variables and seeds:
         raise ValueError("`keras_model` has no weights; build it, or call it once on data.")
     entries = {id(variable): entry for variable, entry in _Walk(seeds).entries(model, "")}
     found = [entries.get(id(v), {"path": _path(v), "initializer": None}) for v in variables]

@@ -51,7 +51,7 @@ def named_arrays(source: Any, keras_config: Any, slots: Sequence[Slot]) -> list[
     live = callable(getattr(source, "get_weights", None))
     layers: Iterable[Any] = getattr(source, "_flatten_layers", tuple)() if live else ()
     merged = [str(layer.name) for layer in layers if getattr(layer, "lora_enabled", False)]
-    if merged := merged or lora_layers(None if keras_config is None else load_config(keras_config)):
+    if merged := merged or lora_layers(None if keras_config is None else load_config(keras_config, seeds=False)):
         raise lora_error(merged[0])
     arrays = list(source.get_weights() if live else source)
     places = layerwise(source) if layers and len(source.weights) == len(arrays) else range(len(arrays))
@@ -74,6 +74,6 @@ def config_in(source: Any, keras_config: Any) -> Any:
 def config_of(path: Path, keras_config: Any) -> Config | None:
     """The config that was given, or that in a file of weights; None if it does not list the layers."""
     if keras_config is not None:
-        return load_config(keras_config)
+        return load_config(keras_config, seeds=False)
     config = files.read_config(path) if path.suffix in (".keras", ".h5", ".hdf5") else None
     return config if isinstance(config, Mapping) and is_model(config) else None

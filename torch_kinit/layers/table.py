@@ -147,6 +147,7 @@ def flattened(module: M, sizes: Sequence[int] | None) -> M:
 
     Example:
         >>> import torch_kinit as kinit
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), kinit.flattened(nn.Linear(8 * 5 * 4, 2), (8, 5, 4)))
         >>> print(kinit.plan(model)["2.weight"].flattened)
         (8, 5, 4)

@@ -57,7 +57,8 @@ def test_a_config_is_read_from_an_h5_and_a_live_model(name, tmp_path):
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"distributed"}))
 def test_a_config_is_read_from_an_h5_of_tf_keras(name, tf_keras_files):
     """Its attribute model_config is what its .keras file has in config.json."""
-    h5, archived = (kinit.rules_from_keras(tf_keras_files / f"{name}{form}", port(made(name))) for form in FORMS[1::-1])
+    paths = [tf_keras_files / f"{name}{form}" for form in FORMS[1::-1]]
+    h5, archived = (kinit.rules_from_keras(path, port(made(name)), convention="keras-3.14") for path in paths)
     assert h5 == archived
 
 

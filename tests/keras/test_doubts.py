@@ -109,7 +109,7 @@ TOLD = {
     "names numbered by hand": (numbered_by_hand, "dense_2", "names that look automatic"),
     "layers made before they are called": (made_then_called, "multi_head_attention", "`build` says which"),
     "layers added one by one": (added, "spectral_normalization", "`build` says which"),
-    "a model made where it is called": (inline_model, "inner|sequential", "a model inside is made where it is called"),
+    "a model made where it is called": (inline_model, "inner|sequential", "a model inside is made before the layers"),
     "a list of layers made in another order": (in_list_order_not_made_so, "dense", "names that look automatic"),
     "branches": (branches, "left", "in the order of its arguments"),
 }  # fmt: skip

@@ -188,6 +188,13 @@ class Inline(kl.Layer):
         return x * self.mix
 
 
+class HeNormal(ki.Initializer):
+    """Somebody's own, of the name of one of Keras'."""
+
+    def __call__(self, shape, dtype=None):
+        return keras.random.normal(shape, dtype=dtype)
+
+
 def built(*layers):
     return keras.Sequential([keras.Input((4,)), *layers])
 
@@ -206,6 +213,8 @@ REFUSED = {
     "additive": (lambda: additive(), ValueError, "their seeds, of .*aa/scale"),
     "a function": (lambda: built(kl.Dense(3, kernel_initializer=lambda shape, dtype: keras.ops.ones(shape), name="f")),
                    ValueError, "their seeds, of .*f/kernel"),
+    "a class of one's own": (
+        lambda: built(kl.Dense(3, kernel_initializer=HeNormal(), name="o")), ValueError, "of .*o/kernel"),
     "one generator for two": (shared_generator, ValueError, "their seeds, of .*dense.*/kernel"),
     "drawn from twice": (lambda: drawn_from_twice(), ValueError, "their seeds, of .*l/lstm_cell/bias"),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,9 @@ from torch_kinit.layers.variable import CONVENTIONS
 WITHOUT_SEED = (
     "vector_u"  # of SpectralNormalization: drawn in `build` by an initializer that is not kept; no port has it
 )
+# Of Keras itself; a layer that is no model has no public name for the layers in it.
+_layers_in = operator.methodcaller("_flatten_layers")  # itself and all inside, what is inside later
+_layers_of = operator.methodcaller("_flatten_layers", include_self=False, recursive=False)
 # Where a weight's initializer is an attribute of another name than the weight's own.
 _ATTRIBUTES = {"reverse_embeddings": "embeddings", "renorm_mean": "moving_mean"}
 _ATTRIBUTES |= dict.fromkeys(("moving_stddev", "renorm_stddev"), "moving_variance")
@@ -30,7 +34,8 @@ def keras_config(keras_model: Any) -> dict[str, Any]:
     at hand; `replay_keras(port, keras_config=..., backend=...)` then is exact, whatever the program looked like.
 
     Args:
-        keras_model: a built model or layer of Keras 3 or tf.keras: Sequential, functional, nested or subclassed. It is
+        keras_model: a built model or layer of Keras 3 or tf.keras: Sequential, functional, nested or subclassed, as
+            the program made it: the initializers of one that was loaded drew seeds that its weights are not of. It is
             only looked at, and may have been trained since.
 
     Returns:
@@ -67,7 +72,7 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
             f"`keras_model` must be a live Keras model, got {type(model).__name__}; a saved one goes to replay_keras "
             "as it is."
         )
-    if adapted := [layer.name for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]:
+    if adapted := [layer.name for layer in _layers_in(model) if getattr(layer, "lora_enabled", False)]:
         raise lora_error(str(adapted[0]))
     variables = list(model.weights)
     if not variables and seeds:
@@ -126,7 +131,7 @@ class _Walk:
         if known is not None:
             yield from self._unit(layer, prefix, layer.weights, known)
             return
-        inner = [child for child in layer._flatten_layers(include_self=False, recursive=False) if child is not layer]
+        inner = [child for child in _layers_of(layer) if child is not layer]
         theirs = {id(variable) for child in inner for variable in child.weights}
         yield from self._unit(layer, prefix, [v for v in layer.weights if id(v) not in theirs])
         inside = f"{prefix}/" if prefix else ""
@@ -180,8 +185,8 @@ class _Walk:
             source = known.source if known else None
             kept = source and not (self._seeds and source.random and _name(variable) != WITHOUT_SEED)
             return Source(source.config).entry() if source and kept else None
-        if not hasattr(found, "get_config"):
-            return None
+        if type(found).__module__.partition(".")[0] not in OWN_PACKAGES or not hasattr(found, "get_config"):
+            return None  # a function, or somebody's own class, whose draws are not known
         config = {key: _plain(value) for key, value in found.get_config().items()}
         if snake_case(type(found).__name__) in RANDOM:
             config["seed"] = self._seed(found, _path(variable), twice=bool(known and known.unit_forget))
@@ -236,7 +241,7 @@ def _registered_name(cls: type) -> str | None:
 
 def _owner(layer: Any, variable: Any) -> Any:
     """The innermost layer that has the variable."""
-    holders = [part for part in layer._flatten_layers() if any(v is variable for v in part.weights)]
+    holders = [part for part in _layers_in(layer) if any(v is variable for v in part.weights)]
     return min(reversed(holders), key=lambda part: len(part.weights), default=layer)  # what is inside comes later
 
 

@@ -28,7 +28,9 @@ _STATEMENTS = "each layer is called where it is made, as in y = B(x) and then A(
 _ALTERNATIVES = {
     _STATEMENTS: Reading(nested=True),
     "the branches of a merge are made in the order of its arguments": Reading(backwards=True),
-    "a model inside is made where it is called first": Reading(early=True),
+    "a model inside is made before the layers around it if it has a name of its own, or else where it is called": (
+        Reading(elsewhere=True)
+    ),
     "names that look automatic, such as dense_1, are Keras' own": Reading(named_by_keras=False),
 }
 _OTHER_BUILD = {

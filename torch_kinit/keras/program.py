@@ -28,6 +28,7 @@ class Node:
     functional: bool = False
     built_when_made: bool = False
     early: bool | None = None  # whether a model was made before the layers around it; None if the config does not tell
+    named: bool = False  # whether a model has a name of its own
     numbers: list[Number] = field(default_factory=list)  # of its automatic names, those of the parts included
     taken: list[Number] = field(default_factory=list)  # of layers that its first call makes
     calls: list[list[tuple[str, int]]] = field(default_factory=list)  # the layers, and which call, of each's inputs
@@ -55,7 +56,7 @@ class Reading:
 
     nested: bool = False  # A(B(x)), which makes A first, and not y = B(x); A(y)
     backwards: bool = False  # the branches of a merge from the last to the first
-    early: bool = False  # inner models before the layers around them
+    elsewhere: bool = False  # inner models with a name of their own where they are called first, others before
     named_by_keras: bool = True  # names such as conv2d_3 were not given by hand
     build: str | None = None  # "sequential": all layers are made, then called; "functional": each when it is made
 
@@ -136,7 +137,8 @@ class _Writer:
     def events(self) -> list[Event]:
         """All events in their order."""
         for i, part in enumerate(self._parts):
-            if part.parts and (part.early or (self._reading.early and part.early is None)):
+            early = part.named != self._reading.elsewhere if part.early is None else part.early
+            if part.parts and early:
                 _run(self._make(i))
         ends = self._node.outputs or [(part.path, 0) for part in self._parts if self._node.functional]
         for i, n in self._known(ends):

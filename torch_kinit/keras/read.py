@@ -53,9 +53,7 @@ def read_layer(entry: Config, *, copied: bool = False) -> Layer:
 
 def objects_first(sources: Sequence[Source], own: Sequence[Source]) -> list[Source]:
     """Sources in the order of a program: of those that are the layer's `own`, it makes objects before the layer."""
-    for source in own:
-        source.object_id = source.shared_object_id
-    before = {source for source in own if source.with_arguments or source.object_id}
+    before = {source for source in own if source.with_arguments}
     return sorted(sources, key=lambda source: source not in before)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch_kinit import checks
@@ -18,6 +18,7 @@ from torch_kinit.keras.program import BUILDS, Node, Number
 from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.twin import Twin
 
+_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
 
 
@@ -76,7 +77,12 @@ class Model:
         sources = list(dict.fromkeys([*before, *drawn[0], *drawn[1]]))
         doubts = [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
         if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
-            doubts.append(Doubt(names, "of equal initializers the last is the object that later layers share"))
+            doubts.append(
+                Doubt(
+                    names,
+                    "of equal initializers, the last one before a layer that shares it is the same object",
+                )
+            )
         return sources, doubts
 
     def as_in_get_weights(self, weights: Sequence[Weight]) -> list[Weight]:
@@ -146,6 +152,7 @@ class Model:
         if is_model(inner):
             node = self._model(inner, prefix + name, f"{prefix}{name}/")
             self._in_time += [node] if inner is not entry else []
+            node.named = inner is entry and not _numbers_of(entry)
             node.numbers += [number for number in _numbers_of(entry) if number not in node.numbers]  # of what wraps it
         else:
             node = Node(prefix + name, self._shared(entry, prefix), numbers=_numbers_of(entry))
@@ -186,25 +193,35 @@ def _text_of(entry: Config) -> str:
 def _merge_objects(layers: Sequence[Layer]) -> list[Layer]:
     """Give layers the same source for what a .keras file says to be one object; those of which it says not enough.
 
-    Keras gives an object that comes again an id, but its first place, before, has none: it is an equal initializer.
+    Keras gives an object that it saves again an id, but its first place, before, has none: it is an equal initializer.
+    The initializers of recurrent layers are saved twice each, so that every one has an id.
     """
-    sources = [(layer, source) for layer in layers for source in layer.natural if source.draws]
+    sources = [(x, s) for x in layers if x.class_name != "Bidirectional" for s in x.natural if s.draws]
     unsure: list[Layer] = []
-    for object_id in dict.fromkeys(source.object_id for _, source in sources if source.object_id is not None):
-        places = [i for i, (_, source) in enumerate(sources) if source.object_id == object_id]
-        written = sources[places[0]][1].written
-        before = [(x, s) for x, s in sources[: places[0]] if s.object_id is None and s.written == written]
-        unsure += [layer for layer, _ in before] if len(before) > 1 else []
-        one = before[-1][1] if before else sources[places[0]][1]
-        one.object_id = object_id
-        same = {sources[i][1] for i in places} | {one}
-        for layer in layers:
-            layer.constructor = [one if source in same else source for source in layer.constructor]
-            layer.constructor.sort(key=lambda source: source.object_id is None)
-            layer.natural = [one if source in same else source for source in layer.natural]
-            for weight in layer.weights:
-                weight.source = one if weight.source in same else weight.source
+    for object_id in dict.fromkeys(s.shared_object_id for _, s in sources if s.shared_object_id is not None):
+        places = [i for i, (_, source) in enumerate(sources) if source.shared_object_id == object_id]
+        layer, first = sources[places[0]]
+        equal = [(x, s) for x, s in sources[: places[0]] if s.shared_object_id is None and s.written == first.written]
+        saved_twice = layer.class_name in _RECURRENT
+        if saved_twice and (first.default or not equal):
+            equal = []  # it is the first place itself
+        if len(equal) > 1 or (saved_twice and equal):
+            unsure += [*(x for x, _ in equal), layer]
+        if len(places) > 1 or not saved_twice:
+            _make_one([first, *(s for _, s in equal[-1:]), *(sources[i][1] for i in places)], layers, object_id)
     return unsure
+
+
+def _make_one(sources: Sequence[Source], layers: Iterable[Layer], object_id: int) -> None:
+    """Put one source, an object that is made before all layers that have it, in the place of several equal ones."""
+    one, same = sources[0], set(sources)
+    one.object_id = object_id
+    for layer in layers:
+        layer.constructor = [one if source in same else source for source in layer.constructor]
+        layer.constructor.sort(key=lambda source: source.object_id is None)
+        layer.natural = [one if source in same else source for source in layer.natural]
+        for weight in layer.weights:
+            weight.source = one if weight.source in same else weight.source
 
 
 def _place_model(part: Node, outer: Number | None, *, in_list: bool) -> None:

@@ -49,8 +49,6 @@ def bidirectional(layer: Layer, config: Config, read: Read) -> None:
     template = read(config["layer"])
     forward = read(config["layer"], copied=True)
     backward = read(saved, copied=mirrored)
-    for source in template.constructor:
-        source.object_id = None  # the config has the copies' initializers, each one's own
     # What is not made by Bidirectional itself was made before it.
     made = (template, forward, backward) if mirrored else (template, backward, forward)
     layer.constructor += [source for part in made for source in part.constructor]

@@ -106,6 +106,29 @@ def test_an_archive_tells_shared_objects(tmp_path):
     assert from_config(ONE_OBJECT, made, "torch").differing == ("2.weight",)
 
 
+RECURRENT = """
+def make():
+    {}
+    return keras.Sequential([keras.Input((6, 4)), {}])
+"""
+
+
+@keras_here
+def test_initializers_of_recurrent_layers_are_not_one_for_their_ids(tmp_path):
+    """Keras saves them twice and so gives each an id in a .keras file; one that two layers share is known by it."""
+    own = RECURRENT.format("", "kl.Dense(4), kl.GRU(4, return_sequences=True), kl.Dense(3), kl.LSTM(4)")
+    gru, lstm = "kl.GRU(4, return_sequences=True, kernel_initializer=init)", "kl.LSTM(4, kernel_initializer=init)"
+    shared = RECURRENT.format("init = ki.RandomNormal(stddev=0.02)", f"{gru}, kl.Dense(3), {lstm}")
+    found = real("torch", [own, shared], run=here, folder=tmp_path)
+    outcomes = [
+        replayed(source, made, "torch", seed=1, keras_config=tmp_path / f"{i}.keras")
+        for i, (source, made) in enumerate(zip([own, shared], found, strict=True))
+    ]
+    assert outcomes[0].verdict == "exact"
+    assert outcomes[1].equal
+    assert not any("may be one object" in text for text in outcomes[1].warnings)
+
+
 # The programs themselves, and the check that judges them.
 
 KINDS = """Dense Conv1D Conv2D Conv2DTranspose DepthwiseConv2D SeparableConv2D Embedding SimpleRNN LSTM GRU

@@ -106,7 +106,18 @@ def generators():
     return keras.Sequential([keras.Input((4,)), *layers]), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
 
 
-MODELS = [subclassed, one_object, objects_in_any_order, attention, spectral, recurrent, nested, generators]
+def clones():
+    inputs = keras.Input((5, 8))
+    seeded, generated = ki.HeNormal(2**31 + 5), ki.RandomNormal(seed=keras.random.SeedGenerator(11))
+    x = kl.MultiHeadAttention(2, 4, kernel_initializer=seeded)(inputs, inputs)
+    outputs = kl.Bidirectional(kl.GRU(3, kernel_initializer=generated))(
+        kl.MultiHeadAttention(2, 4, kernel_initializer=generated, use_bias=False)(x, x)
+    )
+    attentions = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, bias=False)
+    return keras.Model(inputs, outputs), nn.Sequential(*attentions, nn.GRU(8, 3, bidirectional=True))
+
+
+MODELS = [clones, subclassed, one_object, objects_in_any_order, attention, spectral, recurrent, nested, generators]
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -116,6 +127,16 @@ def test_a_replay_is_exact_whatever_the_program_was(make):
     model, port = make()
     assert [entry["path"] for entry in captured(model)["weights"]] == [weight.path for weight in model.weights]
     check_replay(model, port)
+
+
+@pytest.mark.filterwarnings("ignore:The config does not tell all that the program drew")
+def test_the_clones_of_a_seeded_initializer_have_its_seed():
+    """The projections of attention and both directions of a Bidirectional start alike, from a plain config, too."""
+    keras.utils.set_random_seed(3)
+    model, port = clones()
+    kinit.replay_keras(port, 3, backend="torch", keras_config=model.to_json())
+    for i, (ours, theirs) in enumerate(zip(kinit.to_keras(port), model.weights, strict=True)):
+        assert same_bits(torch.from_numpy(ours).reshape(-1), theirs.value.detach().reshape(-1)), i
 
 
 def test_the_live_model_itself_is_taken():
@@ -279,6 +300,19 @@ def test_a_damaged_config_is_refused(change, message):
 
 
 # --- the recipe for those who cannot install this package beside Keras ------------------------------------------------
+
+
+def test_what_an_older_keras_gave_is_told():
+    """The recipe has no convention; initializers without `input_axes` are of Keras before 3.15."""
+    names = {}
+    exec(RECIPE, names)
+    model, port = attention()
+    config = names["keras_config"](model)
+    for entry in config["weights"]:
+        entry["initializer"]["config"].pop("input_axes", None)
+    with pytest.warns(UserWarning, match="though the config was saved by another version"):
+        kinit.replay_keras(port, keras_config=config, backend="torch")
+    kinit.replay_keras(port, keras_config=config, backend="torch", convention="keras-3.14")
 
 
 @pytest.mark.parametrize("make", [subclassed, one_object, objects_in_any_order, attention, recurrent, nested])

@@ -78,10 +78,7 @@ class Model:
         doubts = [*schedule.doubts, *unsure_sources(self.layers, sources, made, sharing_told=self._sharing_told)]
         if names := tuple(dict.fromkeys(layer.name for layer in self._unsure_objects)):
             doubts.append(
-                Doubt(
-                    names,
-                    "of equal initializers, the last one before a layer that shares it is the same object",
-                )
+                Doubt(names, "of equal initializers, the last before a layer that shares one is the same object")
             )
         return sources, doubts
 
@@ -104,9 +101,9 @@ class Model:
 
     def check_convention(self, convention: str) -> list[Doubt]:
         """Raise if the fans of attention are known to be of another convention; a doubt where they seem to be."""
-        if not self.has_seeds:
+        if self._convention is None:  # of a saved config, and of what the recipe in the porting guide gives
             return other_convention(self.layers, convention)
-        if self._convention not in (None, convention) and any(w.axes for layer in self.layers for w in layer.weights):
+        if self._convention != convention and any(w.axes for layer in self.layers for w in layer.weights):
             raise ValueError(
                 f"`keras_config` is of a model with the fans of {self._convention}, and `convention` is "
                 f"{convention!r}: give convention={self._convention!r}."

@@ -12,9 +12,10 @@ import torch_kinit as kinit
 from tests.support.backends import backend
 from torch_kinit.keras.read import read_layer
 
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("tf_keras"), reason="pip install --no-deps tf_keras==2.21.0"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("tf_keras"), reason="pip install --no-deps tf_keras==2.21.0"),
+]
 
 RUN = """
 import tf_keras

@@ -174,6 +174,7 @@ result = {"weights": [w.numpy() for w in model.weights], "config": keras_config(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("tf_keras"), reason="pip install --no-deps tf_keras==2.21.0")
 def test_models_of_tf_keras_too():
     """tf.keras draws the seed of an unseeded initializer when it is first called, and keeps it elsewhere."""

@@ -9,9 +9,10 @@ from torch import nn
 import torch_kinit as kinit
 from tests.support.backends import backend, same_bits
 
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("tf_keras"), reason="pip install --no-deps tf_keras==2.21.0"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("tf_keras"), reason="pip install --no-deps tf_keras==2.21.0"),
+]
 
 RUN = """
 import tf_keras as keras

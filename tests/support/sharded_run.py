@@ -95,7 +95,7 @@ def run(rank, world, cases, path, device):
     for case in cases:
         check_case(rank, world, case, device)
         dist.barrier()  # or a process that ends cuts off one that still receives
-    dist.destroy_process_group()
+    os._exit(0)  # gloo's threads abort now and then a process that takes its groups of several meshes down
 
 
 def check_case(rank, world, case, device):

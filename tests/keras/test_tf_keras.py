@@ -119,6 +119,22 @@ def test_statistics_that_tf_keras_has_last_find_their_places():
     assert not all(map(same_bits, back, by_layer))
 
 
+CAPTURED = """
+from torch_kinit import keras_config
+result["captured"] = keras_config(model)
+"""
+
+
+def test_arrays_beside_a_captured_config_too():
+    """keras_config lists weights as get_weights() does, whatever the order of the layers."""
+    made = backend("tensorflow")(RUN.format(source=IN_TIME) + BY_LAYER + CAPTURED)
+    port = in_time()
+    kinit.from_keras(port, made["weights"], keras_config=made["captured"])
+    assert all(map(same_bits, map(torch.from_numpy, kinit.to_keras(port)), made["by_layer"]))
+    back = [torch.from_numpy(array) for array in kinit.to_keras(port, keras_config=made["captured"])]
+    assert all(map(same_bits, back, made["weights"]))
+
+
 LIVE = """
 import numpy as np
 import torch_kinit as kinit

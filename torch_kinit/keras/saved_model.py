@@ -12,6 +12,7 @@ from torch_kinit import checks
 from torch_kinit.keras.configs import SHARING, is_model
 from torch_kinit.keras.doubts import missing_numbers, other_convention, unsure_sources
 from torch_kinit.keras.draws import Config, Layer, Source, Weight, snake_case
+from torch_kinit.keras.entries import ATTENTIONS
 from torch_kinit.keras.live import WITHOUT_SEED, captured_layers, is_captured
 from torch_kinit.keras.order import WAYS, Doubt, Schedule
 from torch_kinit.keras.program import BUILDS, Node, Number
@@ -19,7 +20,6 @@ from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.twin import Twin
 
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "GroupedQueryAttention")
 
 
 class Model:
@@ -35,6 +35,8 @@ class Model:
         if self.has_seeds:
             self._root = Node("")
             self.layers = captured_layers(config)
+            rest = {layer.name: iter(layer.weights) for layer in self.layers}
+            self._listed_weights = [next(rest[str(entry["layer"])]) for entry in config["weights"]]
         else:
             self._root = self._model(config, "", "")
             self._of_keras_2 = _is_of_keras_2(config)
@@ -87,6 +89,9 @@ class Model:
 
         They are the same, but that tf.keras has what is not trained of a model in a TimeDistributed after all of that.
         """
+        if self.has_seeds:  # keras_config lists them so
+            wanted = {id(weight) for weight in weights}
+            return [weight for weight in self._listed_weights if id(weight) in wanted]
         last: dict[int, float] = {id(weight): i for i, weight in enumerate(weights)}
         for node in self._in_time if self._of_keras_2 else ():
             own = [weight for layer in node.layers() for weight in layer.weights if id(weight) in last]
@@ -251,8 +256,8 @@ def _apart(item: int | Twin) -> Node:
 def _give_taken_numbers(root: Node) -> None:
     """Give each attention layer the number of the Dropout that Keras makes in it when it is built."""
     nodes = [node for node in root.nodes() if node.layer]
-    attention = [node for node in nodes if node.layer and node.layer.class_name in _ATTENTION]
-    for kind in _ATTENTION:  # those of a class in the order of their numbers
+    attention = [node for node in nodes if node.layer and node.layer.class_name in ATTENTIONS]
+    for kind in ATTENTIONS:  # those of a class in the order of their numbers
         own = [i for i, node in enumerate(attention) if node.layer and node.layer.class_name == kind]
         if all(attention[i].numbers for i in own):
             ordered = sorted((attention[i] for i in own), key=lambda node: node.numbers)

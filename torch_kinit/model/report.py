@@ -33,7 +33,9 @@ def plan_table(steps: Sequence[Step]) -> Table:
 
 
 def _initializer(step: Step) -> str:
-    return "(left alone)" if step.initializer is None else str(step.initializer)
+    if step.initializer is None:
+        return "(left alone)"
+    return ", then ".join((str(step.initializer), *step.parametrizations))
 
 
 def values_table(values: Iterable[tuple[Step, Tensor]]) -> Table:

@@ -13,7 +13,7 @@ from torch import Tensor
 Key = tuple[int, int]
 
 _MASK = 0xFFFFFFFF
-_PARITY = 0x1BD11BDA
+PARITY = 0x1BD11BDA
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the even and the odd groups of four rounds
 
 
@@ -97,7 +97,7 @@ def fold_in(key: Key, data: int) -> Key:
 
 def key_schedule(key: Key) -> tuple[int, int, int]:
     """The key's words, and the third that the rounds add in turn with them."""
-    return key[0], key[1], key[0] ^ key[1] ^ _PARITY
+    return key[0], key[1], key[0] ^ key[1] ^ PARITY
 
 
 def signed(word: int) -> int:

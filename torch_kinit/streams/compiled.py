@@ -65,8 +65,8 @@ def compiled() -> Iterator[None]:
     and number of threads.
 
     Compiled are draws of 2**16 values or more, float32, bfloat16 and float16. Others, and truncated normals that lie
-    beyond one standard deviation as a whole, are eager as before. So is everything, after one warning, where there is no
-    C++ compiler.
+    beyond one standard deviation as a whole, are eager as before. So is everything, after one warning, without a C++
+    compiler.
 
     Example:
         >>> import torch

@@ -20,7 +20,9 @@ LAWS = {
 SHAPES = [(), (1,), (7, 5), (3, 4, 5, 2), (SMALL,)]
 VIEWS = {
     "contiguous": torch.empty,
-    "transposed": lambda shape, dtype: torch.empty(shape[::-1], dtype=dtype).permute(tuple(reversed(range(len(shape))))),
+    "transposed": lambda shape, dtype: torch.empty(shape[::-1], dtype=dtype).permute(
+        tuple(reversed(range(len(shape))))
+    ),
     "with gaps": lambda shape, dtype: torch.zeros((*shape, 2), dtype=dtype)[..., 0],
 }
 

@@ -34,11 +34,9 @@ class Cipher:
         self._first: Sequence[Tensor | int] = signed(schedule[0]), signed(schedule[1])
 
     @classmethod
-    def of_many(cls, keys: Sequence[Key], which: Tensor) -> Cipher:
-        """The rounds of many keys: the counter at each place is encrypted by the key that `which` tells there."""
+    def of_many(cls, words: Sequence[Tensor]) -> Cipher:
+        """The rounds of a key for each counter: the three tensors have the words of its `key_schedule`."""
         cipher = cls((0, 0))
-        schedules = [[signed(word) for word in key_schedule(key)] for key in keys]
-        words = torch.tensor(schedules, dtype=torch.int32, device="cpu").t()[:, which].unbind()
         cipher._first = words[:2]
         cipher._added = [(words[(g + 1) % 3], words[(g + 2) % 3] + (g + 1)) for g in range(5)]
         return cipher

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,11 +63,10 @@ def _batches(draws: Sequence[_Draw]) -> Iterator[list[_Draw]]:
 
 def _values(batch: Sequence[_Draw], normal: bool) -> Tensor:
     """The values of all tensors of a batch, one after the other."""
-    counts = torch.tensor([draw.tensor.numel() for draw in batch], device="cpu")
-    which = torch.repeat_interleave(torch.arange(len(batch), device="cpu"), counts)
-    numbers = torch.tensor([draw.inverse.numbers() for draw in batch], dtype=torch.float32, device="cpu")
-    factor, middle, scale, low, high, shift, least, most = numbers.t()[:, which]
-    bits = _bits([draw.key for draw in batch], counts, which)
+    counts = [draw.tensor.numel() for draw in batch]
+    numbers = zip(*(draw.inverse.numbers() for draw in batch), strict=True)
+    factor, middle, scale, low, high, shift, least, most = (_repeated("f", each, counts) for each in numbers)
+    bits = _bits([draw.key for draw in batch], counts)
     if normal:
         x = bits.float().mul_(factor).add_(middle).clamp_(low, high)
         scratch = Scratch(exact.BUFFERS, len(x), x.dtype)
@@ -77,10 +77,22 @@ def _values(batch: Sequence[_Draw], normal: bool) -> Tensor:
     return x.clamp_(least, most)
 
 
-def _bits(keys: Sequence[threefry.Key], counts: Tensor, which: Tensor) -> Tensor:
+def _bits(keys: Sequence[threefry.Key], counts: Sequence[int]) -> Tensor:
     """32 random bits for the first counters of each key."""
-    firsts = (counts.cumsum(0) - counts)[which]
-    x1 = torch.arange(len(which), device="cpu").sub_(firsts).int()
+    schedules = zip(*map(threefry.key_schedule, keys), strict=True)
+    cipher = threefry.Cipher.of_many([_repeated("I", words, counts) for words in schedules])
+    ramp = struct.pack(f"{max(counts)}i", *range(max(counts)))
+    x1 = _joined((ramp[: 4 * count] for count in counts), torch.int32)
     x0, scratch = torch.zeros_like(x1), torch.empty_like(x1)
-    threefry.Cipher.of_many(keys, which).encrypt_counters(x0, x1, scratch)
+    cipher.encrypt_counters(x0, x1, scratch)
     return x0.bitwise_xor_(x1)
+
+
+def _repeated(format_: str, numbers: Sequence[float], counts: Sequence[int]) -> Tensor:
+    """Each number as often as its count says. torch's own repeating and indexing wait for all threads."""
+    pieces = (struct.pack(format_, number) * count for number, count in zip(numbers, counts, strict=True))
+    return _joined(pieces, torch.float32 if format_ == "f" else torch.int32)
+
+
+def _joined(pieces: Iterable[bytes], dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(b"".join(pieces)), dtype=dtype)

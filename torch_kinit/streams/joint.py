@@ -38,6 +38,10 @@ def joins(tensor: Tensor, law: Law) -> bool:
 
 def draw_together(draws: Sequence[tuple[Tensor, Key, Law]]) -> None:
     """Fill each tensor, of those that `joins`, from its key and law, as `key.draw(tensor, law)` does."""
+    if len(draws) == 1:
+        tensor, key, law = draws[0]
+        key.draw(tensor, law)
+        return
     all_ = [_Draw(tensor, key.words, inverse_cdf(law, tensor.dtype)) for tensor, key, law in draws]
     with torch.no_grad():
         for normal in (False, True):

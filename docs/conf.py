@@ -1,6 +1,5 @@
 """The reference documentation: `sphinx-build -W -n docs build/docs`, with the extra `docs` installed."""
 
-import inspect
 import re
 import shutil
 from pathlib import Path

@@ -13,8 +13,8 @@ from torch_kinit.layers.variable import Options
 HEAD = """\
 # Layers
 
-What `apply` gives each layer of torch.nn by default, and the Keras layer that it is the twin of. Of a subclass, what its base has.
-In brackets the (fan_in, fan_out) of the example.
+What `apply` gives each layer of torch.nn by default, and the Keras layer that it is the twin of. A
+subclass has what its base has. In brackets the (fan_in, fan_out) of the example.
 
 | torch | for example | Keras | tensors: role, initializer |
 |---|---|---|---|

@@ -22,7 +22,7 @@ from torch_kinit import Plan, plan, replay_keras
 from torch_kinit.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
-from torch_kinit.model import report
+from torch_kinit.model import plan_table, report
 from torch_kinit.model.targets import holder_of
 from torch_kinit.streams.keras_seed import BACKENDS
 
@@ -215,12 +215,12 @@ def _held(made: Plan, model: nn.Module) -> list[tuple[Any, torch.Tensor]]:
 
 
 def _values_text(made: Plan, model: nn.Module) -> str:
-    return report.as_text(*report.values_table(_held(made, model)))
+    return report.as_text(*plan_table.values_table(_held(made, model))[:2], optional=("initializer", "law's bounds"))
 
 
 def _values(made: Plan, model: nn.Module) -> dict[str, dict[str, float | None]]:
     names = ("mean", "std", "min", "max")
-    found = {step.name: zip(names, report.observe(tensor), strict=True) for step, tensor in _held(made, model)}
+    found = {step.name: zip(names, plan_table.observe(tensor), strict=True) for step, tensor in _held(made, model)}
     return {name: {key: None if math.isnan(x) else x for key, x in each} for name, each in found.items()}
 
 

@@ -4,10 +4,17 @@ import os
 import subprocess
 import sys
 
+from torch import nn
+
 import torch_kinit as kinit
 
 DEMO = "torch_kinit.demo:PictureAndText"
 LINEAR = ("torch.nn:Linear", "--set", "in_features=20", "--set", "out_features=5")
+
+
+def stack(layers):
+    """Layers that are alike."""
+    return nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
 
 
 def process(*arguments, cwd=None):

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torch_kinit.model.folding import folded
 from torch_kinit.model.steps import Step
+from torch_kinit.model.targets import holder_of
 
 
 class Table(NamedTuple):
@@ -64,16 +65,26 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def values_table(values: Iterable[tuple[Step, Tensor]]) -> Table:
-    """A row a tensor: its mean, std, least and greatest, each beside what the law says."""
+def values_table(steps: Iterable[Step], model: nn.Module) -> Table:
+    """A row a tensor: its mean, std, least and greatest in `model`, each beside what the law says."""
     rows = []
-    for step, tensor in values:
-        mean, std, low, high = observe(tensor)
+    for step in steps:
+        mean, std, low, high = observe(getattr(*holder_of(model, step.name)))
         by_law = "-" if step.law is None else f"{step.law.std:.4g}"
         bounds = "-" if step.law is None else "[{:.4g}, {:.4g}]".format(*step.law.bounds)
         seen = [f"{mean:+.2e}", f"{std:.4g}", by_law, f"{low:.4g}", f"{high:.4g}", bounds]
         rows.append([step.name, step.becomes, *seen])
     return Table(["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"], rows, [])
+
+
+def values(steps: Iterable[Step], model: nn.Module) -> dict[str, dict[str, float | None]]:
+    """The same as plain data, by name; None where a tensor has no values."""
+    found = {step.name: observe(getattr(*holder_of(model, step.name))) for step in steps}
+    names = ("mean", "std", "min", "max")
+    return {
+        name: {key: None if math.isnan(x) else x for key, x in zip(names, seen, strict=True)}
+        for name, seen in found.items()
+    }
 
 
 def observe(tensor: Tensor) -> tuple[float, float, float, float]:

@@ -5,33 +5,33 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import importlib
 import json
 import os
 import re
 import sys
-import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import nn
 
-from torch_kinit import Plan, __version__, checks, plan, replay_keras, twin
+from torch_kinit import Plan, __version__, load_rules, plan, replay_keras, twin
 from torch_kinit.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
 from torch_kinit.layers.variable import CONVENTIONS
 from torch_kinit.model import report
+from torch_kinit.model.importing import made_model
 from torch_kinit.model.plan_table import values, values_table
 from torch_kinit.model.saving import refuse_file, save_state
 from torch_kinit.streams.keras_seed import BACKENDS
 
 _MOST = 1500  # characters of a message
+_NO_OPTIONS = {"model", "run", "width", "color"}  # of what is parsed
 _NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
-_CANNOT = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+_CANNOT = (ValueError, TypeError, ImportError, RuntimeError, MemoryError)
 
 
 class _UsageError(Exception):
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except _UsageError as error:
         _tell(str(error))
+    except OSError as error:
+        _tell(f"Cannot open {error.filename}: {error.strerror}." if error.filename else f"OSError: {error}")
     except _CANNOT as error:
         kind = "" if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: "
         _tell(kind + _as_options(str(error), options))
@@ -93,6 +95,8 @@ def _run(options: argparse.Namespace, caller: str) -> int:
             _tell(f"warning: {_as_options(str(warning.message), options)}")
         else:
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+    with contextlib.suppress(AttributeError):  # of a stream that is no file
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     print(text, flush=True)
     return code
 
@@ -121,9 +125,10 @@ def _tell(message: str) -> None:
 
 def _as_options(message: str, options: argparse.Namespace) -> str:
     """A message of the library in the words of the command line: `seed` as --seed, on_uncovered='keep' likewise."""
-    for name in (dest.removeprefix("own_") for dest in vars(options)):
+    for name in (dest.removeprefix("own_") for dest in vars(options) if dest not in _NO_OPTIONS):
         option = f"--{name.replace('_', '-')}"
-        message = re.sub(rf"`{name}`=|\b(?<![(.]){name}=(?=['\w])", f"{option} ", message).replace(f"`{name}`", option)
+        assigned = rf"`{name}`=|(?<![,(] )(?<![\w(.]){name}=(?=['\w])"  # but not in a call of Python
+        message = re.sub(assigned, f"{option} ", message).replace(f"`{name}`", option)
         message = re.sub(rf"{option} '([\w.-]+)'", rf"{option} \1", message)
     return message.replace("kinit.skip", "'skip'")
 
@@ -220,20 +225,21 @@ def _demonstrate(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def _plan(options: argparse.Namespace) -> tuple[str, int]:
-    rules = _rules(options)
+    rules = options.rules and load_rules(options.rules)
     made = plan(_build(options), rules, **_given(options, "only", "on_uncovered", "convention"))
     return json.dumps(made.to_dict(), indent=1) if options.json else _text(made, options), 0
 
 
 def _apply(options: argparse.Namespace) -> tuple[str, int]:
     _refuse_out(options)
-    rules, given = _rules(options), _given(options, "only", "on_uncovered", "convention")
-    if options.plan and (rules or given):
+    given = _given(options, "only", "on_uncovered", "convention")
+    if options.plan and (options.rules or given):
         raise _UsageError("--plan excludes --rules, --only, --on-uncovered and --convention: the plan has them.")
     saved = _read_plan(options.plan) if options.plan else None
+    rules = options.rules and load_rules(options.rules)
     generator = _generator(options.generator_seed)
     model = _build(options)
-    made = saved or plan(model, rules, **given)
+    made = plan(model, rules, **given) if saved is None else saved
     progress = sys.stderr is not None and sys.stderr.isatty()
     made.apply(model, seed=options.seed, generator=generator, prefix=options.prefix, progress=progress)
     return _done(made, model, options), 0
@@ -253,8 +259,8 @@ def _replay(options: argparse.Namespace) -> tuple[str, int]:
 
 _RULES_HELP = """\
 A rule file holds one JSON or TOML object, rules from top to bottom. Its keys are globs over parameter names
-and module paths, "re:..." for a regex, or a class as "torch.nn:Conv2d"; its values Keras names or configs,
-numbers, "skip", or an object from roles (kernel, bias, ...) to such values."""
+and module paths, "re:..." for a regex, a class as "torch.nn:Conv2d", or a role (kernel, bias, ...); its values
+Keras names or configs, "trunc_normal(std=0.02)", numbers, "skip", or an object from roles to such values."""
 
 _SET_HELP = """\
 --set KEY=VALUE reads Python literals, such as 64, .5, True, None, (4, 8) or 'text'; all else is text as it is."""
@@ -289,38 +295,11 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _build(options: argparse.Namespace) -> nn.Module:
-    """Import and call MODULE:FACTORY; a module that is there already is taken as it is."""
-    address, settings = options.model, _settings(options.set)
-    factory = _load(address)
-    if isinstance(factory, nn.Module) and not settings:
-        return factory
-    if not callable(factory):
-        raise _UsageError(f"{address} is not callable.")
+    settings = _settings(options.set)
     try:
-        model = factory(**settings)
-    except (Exception, SystemExit) as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-        raise _UsageError(f"{address}({shown}) raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise _UsageError(f"{address} gave a {type(model).__name__}, not a torch.nn.Module.")
-    return model
-
-
-def _load(address: str) -> Any:
-    module_name, colon, name = address.partition(":")
-    if not colon or not module_name or not name:
-        raise _UsageError(f"Expected MODULE:NAME such as torch.nn:Transformer, got {address!r}.")
-    try:
-        found = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise _UsageError(f"Cannot import {module_name!r}: {type(error).__name__}: {error}") from error
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except (Exception, SystemExit) as error:
-            hint = checks.near(part, dir(found)) if isinstance(error, AttributeError) else f" {error}"
-            raise _UsageError(f"{module_name} has no {name!r}.{hint}") from error
-    return found
+        return made_model(options.model, settings)
+    except ValueError as error:  # in the words of others, which stay
+        raise _UsageError(str(error)) from error
 
 
 def _settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -368,37 +347,9 @@ def _generator(seed: int | None) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed)
 
 
-def _rules(options: argparse.Namespace) -> dict[Any, Any] | None:
-    path: Path | None = options.rules
-    if path is None:
-        return None
-    kind = "TOML" if path.suffix == ".toml" else "JSON"
-    try:
-        text = path.read_text(encoding="utf-8")
-        rules = tomllib.loads(text) if kind == "TOML" else json.loads(text)
-    except OSError as error:
-        raise _UsageError(f"Cannot read the rules {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise _UsageError(f"The rules {path} are not {kind}: {error}") from error
-    if not isinstance(rules, Mapping):
-        raise _UsageError(f"The rules {path} must be one object, got a {type(rules).__name__}.")
-    return {_rule_key(key): value for key, value in rules.items()}
-
-
-def _rule_key(key: str) -> Any:
-    if key.startswith("re:"):
-        try:
-            return re.compile(key.removeprefix("re:"))
-        except re.error as error:
-            raise _UsageError(f"The rule {key!r} is no regex: {error}") from error
-    return _load(key) if ":" in key else key
-
-
 def _read_plan(path: Path) -> Plan:
     try:
         return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise _UsageError(f"Cannot read the plan {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise _UsageError(f"{path} is no plan that `plan --json` printed: {error}") from error
 

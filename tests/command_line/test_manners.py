@@ -1,5 +1,7 @@
 """The command line keeps its output clean, ends without a traceback, and writes files whole or not at all."""
 
+import argparse
+import io
 import itertools
 import json
 import os
@@ -198,6 +200,36 @@ def test_the_values_fit_80_columns(run, monkeypatch):
     out = run("apply", "torch_kinit.demo:PictureAndText", "--seed", 1)[1]
     assert max(map(len, out.splitlines())) <= 80
     assert "not shown in 80 columns: initializer, law's bounds" in out
+
+
+WORDS = {
+    "`seed` must be from 0": "--seed must be from 0",
+    "so it needs `seed` or a Key": "so it needs --seed or a Key",
+    "on_uncovered='keep' leaves them": "--on-uncovered keep leaves them",
+    "`made`='program' tells": "--made program tells",
+    "`keras_config` and `only`": "--keras-config and --only",
+    "{'a': kinit.skip}": "{'a': 'skip'}",
+    "with kinit.apply(model, seed=1)": "with kinit.apply(model, seed=1)",
+    "kinit.apply(seed=1)": "kinit.apply(seed=1)",
+    "`model` and `value` stay": "`model` and `value` stay",
+}
+
+
+@pytest.mark.parametrize(("message", "told"), WORDS.items(), ids=WORDS)
+def test_messages_speak_of_options(message, told):
+    """An argument of Python is told as the option that stands for it; code stays as it is."""
+    names = ("seed", "on_uncovered", "made", "keras_config", "only", "model", "run")
+    options = argparse.Namespace(**dict.fromkeys(names))
+    assert command_line._as_options(message, options) == told
+
+
+def test_an_output_without_the_letters(monkeypatch):
+    """An output that cannot hold a character of the table gets another one instead of an error."""
+    made = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", made)
+    gaps = ("plan", "tests.support.command_line:stack", "--set", "layers=4", "--set", "gaps=True")
+    assert command_line.main([*gaps]) == 0
+    assert b"0,2?6.weight" in made.buffer.getvalue()
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ FILES = {
     "latin.json": b'{"\xe9": 1}',
     "unused.json": '{"torch.nn:Conv2d": "zeros", "haed": "ones"}',
     "value.json": '{"weight": "he_norml"}',
+    "twice.json": '{"weight": "zeros", "weight": "ones"}',
     "null.json": '{"weight": null}',
     "nan.json": '{"weight": NaN}',
     "regex.json": '{"re:(": "zeros"}',
@@ -99,8 +100,10 @@ WRONG = {
         r"--set bias reads Python, and \[null\] is",
     ),
     # rule files
-    "no rule file": (["plan", *LINEAR, "--rules", "no.json"], r"Cannot read the rules no\.json: No such file"),
-    "rule file is a folder": (["plan", *LINEAR, "--rules", "."], r"Cannot read the rules \.: Is a directory"),
+    "no rule file": (["plan", *LINEAR, "--rules", "no.json"], r"Cannot open no\.json: No such file"),
+    "rule file is a folder": (["plan", *LINEAR, "--rules", "folder.json"], r"Cannot open folder\.json: Is a directory"),
+    "rule file of another kind": (["plan", *LINEAR, "--rules", "mine.py"], r"files that end in \.json or \.toml, got"),
+    "rule twice": (["plan", *LINEAR, "--rules", "twice.json"], r"the key 'weight' is there twice"),
     "broken JSON": (["plan", *LINEAR, "--rules", "broken.json"], r"The rules broken\.json are not JSON: Expecting"),
     "broken TOML": (["plan", *LINEAR, "--rules", "broken.toml"], r"The rules broken\.toml are not TOML: Invalid value"),
     "too deep JSON": (["plan", *LINEAR, "--rules", "deep.json"], r"The rules deep\.json are not JSON: "),
@@ -151,8 +154,8 @@ WRONG = {
     "on-uncovered": (["plan", *LINEAR, "--on-uncovered", "ignore"], r"--on-uncovered: invalid choice: 'ignore'"),
     "convention": (["plan", *LINEAR, "--convention", "keras-2"], r"--convention: invalid choice: 'keras-2'"),
     # --plan
-    "no plan file": (["apply", *LINEAR, "--plan", "no.json"], r"Cannot read the plan no\.json: No such file"),
-    "plan file is a folder": (["apply", *LINEAR, "--plan", "."], r"Cannot read the plan \.: Is a directory"),
+    "no plan file": (["apply", *LINEAR, "--plan", "no.json"], r"Cannot open no\.json: No such file"),
+    "plan file is a folder": (["apply", *LINEAR, "--plan", "."], r"Cannot open \.: Is a directory"),
     "plan is not JSON": (
         ["apply", *LINEAR, "--plan", "broken.json"],
         r"broken\.json is no plan that `plan --json`",
@@ -229,7 +232,8 @@ def _files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    (tmp_path / "folder.pt").mkdir()
+    for name in ("folder.pt", "folder.json"):
+        (tmp_path / name).mkdir()
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -376,9 +376,8 @@ def _done(made: Plan, model: nn.Module, options: argparse.Namespace) -> str:
 
 
 def _values_text(made: Plan, model: nn.Module, options: argparse.Namespace) -> str:
-    header, rows, notes = values_table(made, model)
     less = ("initializer", "law's bounds")
-    return report.as_text(header, rows, options.width, notes=notes, optional=less, color=options.color)
+    return report.as_text(*values_table(made, model), options.width, optional=less, color=options.color)
 
 
 if __name__ == "__main__":

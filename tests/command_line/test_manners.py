@@ -1,6 +1,7 @@
 """The command line keeps its output clean, ends without a traceback, and writes files whole or not at all."""
 
 import argparse
+import configparser
 import io
 import itertools
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -255,9 +257,14 @@ def test_ctrl_c_in_the_process(tmp_path):
 
 @pytest.mark.slow
 def test_the_console_script(tmp_path):
-    """The entry point of setup.cfg finds models in the current folder."""
+    """The entry point `kinit` of setup.cfg finds models in the current folder."""
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    name, equals, entry = config["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    module, _, function = entry.partition(":")
+    assert (name, equals) == ("kinit", " = ")
     (tmp_path / "mine.py").write_text("from torch import nn\ndef make(): return nn.Linear(2, 2)\n", encoding="utf-8")
-    code = "import sys; sys.path.pop(0); sys.argv[0] = '/bin/kinit'; from torch_kinit.__main__ import script; script()"
+    code = f"import sys; sys.path.pop(0); from {module} import {function}; sys.exit({function}())"
     root = os.path.dirname(os.path.dirname(os.path.abspath(kinit.__file__)))
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", "mine:make"],

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from torch_kinit.model.folding import folded
+from torch_kinit.model.report import Table
 from torch_kinit.model.steps import Step
 from torch_kinit.model.targets import holder_of
 
 
-class Table(NamedTuple):
+class PlanTable(NamedTuple):
     """A header, rows as wide as it, and lines to stand below them."""
 
     header: list[str]
@@ -21,7 +22,7 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-def plan_table(steps: Sequence[Step], *, fold: bool = True) -> Table:
+def plan_table(steps: Sequence[Step], *, fold: bool = True) -> PlanTable:
     """A row a step: name, layer, role, initializer, fans, std, rule, and its seeds if any step has some.
 
     Blocks that repeat have the rows of one if `fold`, and a rule that all share stands below.
@@ -38,7 +39,7 @@ def plan_table(steps: Sequence[Step], *, fold: bool = True) -> Table:
             [*row, ", ".join(str(s.seed) for s in step.seeds) or "-"] for row, step in zip(rows, steps, strict=True)
         ]
     shared = f"; rule of all: {next(iter(rules))}" if len(rules) == 1 else ""
-    return Table(header, folded(rows) if fold else rows, [_summary(steps) + shared])
+    return PlanTable(header, folded(rows) if fold else rows, [_summary(steps) + shared])
 
 
 def _cells(step: Step) -> list[str]:
@@ -74,7 +75,7 @@ def values_table(steps: Iterable[Step], model: nn.Module) -> Table:
         bounds = "-" if step.law is None else "[{:.4g}, {:.4g}]".format(*step.law.bounds)
         seen = [f"{mean:+.2e}", f"{std:.4g}", by_law, f"{low:.4g}", f"{high:.4g}", bounds]
         rows.append([step.name, step.becomes, *seen])
-    return Table(["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"], rows, [])
+    return ["name", "initializer", "mean", "std", "std by law", "min", "max", "law's bounds"], rows
 
 
 def values(steps: Iterable[Step], model: nn.Module) -> dict[str, dict[str, float | None]]:

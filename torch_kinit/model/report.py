@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 from torch_kinit.model.folding import TIE
 
+Table = tuple[list[str], list[list[str]]]  # a header, and rows as wide as it
+
 _GAP = "  "
 _LEAST = 8  # characters that a column of words keeps
 _NUMBERS = re.compile(r"(?:[-+\d.,eEx%/()\[\] ]|inf|nan)*")

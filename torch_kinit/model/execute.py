@@ -16,8 +16,8 @@ from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.initializers.structured import orthogonal_, refuse_large
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model import pending
+from torch_kinit.model.progress import progress_bar
 from torch_kinit.model.rehearse import exact_values, first_view, rehearse, wants_parameter
-from torch_kinit.model.report import progress_bar
 from torch_kinit.model.steps import Step, flattened_of
 from torch_kinit.model.targets import Target, dtype_name, everything, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
@@ -149,7 +149,7 @@ class Execution:
         self.model, self.source = model, source
         self.tasks = list(_tasks(plan, model, found, source))
         _refuse_unkeyed(self.tasks)
-        silent = [target for target in found if all(claim.name not in plan for claim in target.claims)]
+        silent = [target for target in found if all(claim.name not in plan.names for claim in target.claims)]
         # Buffers of which the plan says nothing; setting a parametrized tensor may set those inside.
         holders = [task.step.name.rpartition(".") for task in self.tasks if task.target.parametrized]
         inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
@@ -219,7 +219,7 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
                 _, task.law = rehearse(step.initializer, task.variable, target)
             _refuse_source(task)
         yield task
-    if left := [name for name, target in by_name.items() if name not in plan and target.kind == "parameter"]:
+    if left := [name for name, target in by_name.items() if name not in plan.names and target.kind == "parameter"]:
         raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
 
 

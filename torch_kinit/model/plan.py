@@ -48,9 +48,11 @@ class Plan:
 
     def __getitem__(self, name: str) -> Step:
         if not isinstance(name, str):
-            raise TypeError(f"A plan is indexed by parameter name, got {name!r}; for a position take `plan.steps`.")
+            raise TypeError(
+                f"A plan is indexed by parameter name, got {checks.short(name)}; for a position take `plan.steps`."
+            )
         if name not in self._by_name:
-            raise KeyError(f"The plan has no parameter {name!r}.{checks.near(name, self._by_name)}")
+            raise KeyError(f"The plan has no parameter {checks.short(name)}.{checks.near(name, self._by_name)}")
         return self._by_name[name]
 
     def __contains__(self, name: object) -> bool:

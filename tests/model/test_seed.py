@@ -115,10 +115,10 @@ TIES = {  # layers; the class of the one whose law the weight gets, and that law
     "embedding first": ({"a": lambda: nn.Embedding(9, 6), "b": lambda: nn.Linear(6, 9)}, {}, "Embedding", "random_uni"),
     "embedding last": ({"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Embedding(9, 6)}, {}, "Embedding", "random_uni"),
     "with padding": (
-        {"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Embedding(9, 6, 2)}, {"*": "he_normal"}, "Embedding", "he_normal"
+        {"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Embedding(9, 6, 2)}, {"[ab]": "he_normal"}, "Embedding", "he_n"
     ),
     "two embeddings and a rule": (
-        {"a": lambda: nn.Embedding(9, 6), "b": lambda: nn.Embedding(9, 6)}, {"b": "he_normal"}, "Embedding", "he_normal"
+        {"a": lambda: nn.Embedding(9, 6), "b": lambda: nn.Embedding(9, 6)}, {"b": "he_normal"}, "Embedding", "he_n"
     ),
     "two layers and a rule": (
         {"a": lambda: nn.Linear(6, 9), "b": lambda: nn.Linear(6, 9)}, {"b": "orthogonal"}, "Linear", "orthogonal"

@@ -200,7 +200,7 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
     for step in plan.steps:
         target = by_name.get(step.name)
         if target is None:
-            raise ValueError(f"The model has no parameter {step.name!r}, which the plan speaks of.")
+            raise ValueError(f"The model has no parameter {checks.short(step.name)}, which the plan speaks of.")
         shape, dtype = tuple(target.tensor.shape), dtype_name(target.tensor)
         if (shape, dtype) != (step.shape, step.dtype):
             raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {shape} {dtype}.")
@@ -261,16 +261,20 @@ def _refuse_unkeyed(tasks: list[Task]) -> None:
 def source_of(generator: AnyGenerator, seed: int | None, prefix: str) -> Source:
     """The source that the arguments `generator`, `seed` and `prefix` of `apply` ask for."""
     if seed is not None and generator is not None:
-        raise ValueError(f"`seed` and `generator` exclude each other, got {seed!r} and {generator!r}.")
+        raise ValueError(
+            f"`seed` and `generator` exclude each other, got {checks.short(seed)} and {checks.short(generator)}."
+        )
     # Devices are looked at tensor by tensor.
     source = as_source(generator if seed is None else Key(seed), torch.device("meta"))
     if not isinstance(prefix, str):
-        raise TypeError(f"`prefix` must be a name such as 'encoder', got {prefix!r}.")
+        raise TypeError(f"`prefix` must be a name such as 'encoder', got {checks.short(prefix)}.")
     if not prefix:
         return source
     if not all(map(str.strip, prefix.split("."))):
-        raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {prefix!r}.")
+        raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {checks.short(prefix)}.")
     if not isinstance(source, Key):
-        raise ValueError(f"`prefix`={prefix!r} is for values that depend on names, so it needs `seed` or a Key.")
+        raise ValueError(
+            f"`prefix`={checks.short(prefix)} is for values that depend on names, so it needs `seed` or a Key."
+        )
     bare = ".".join(part for part in prefix.split(".") if part not in WRAPPERS)
     return source.fold_in(bare) if bare else source

@@ -67,7 +67,7 @@ class Key(Source):
     def __init__(self, seed: int) -> None:
         number = checks.integer("seed", seed)
         if not 0 <= number < 2**64:
-            raise ValueError(f"`seed` must be from 0 to 2**64 - 1, got {seed!r}.")
+            raise ValueError(f"`seed` must be from 0 to 2**64 - 1, got {checks.short(seed)}.")
         object.__setattr__(self, "words", (number >> 32, number & 0xFFFFFFFF))
 
     def fold_in(self, name: str | int) -> Key:
@@ -174,7 +174,7 @@ def _folded(name: str | int) -> Iterator[int]:
         return
     number = checks.integer("name", name, "a string or an int")
     if not 0 <= number < 2**32:
-        raise ValueError(f"`name` must be from 0 to 2**32 - 1 if it is an int, got {name!r}.")
+        raise ValueError(f"`name` must be from 0 to 2**32 - 1 if it is an int, got {checks.short(name)}.")
     yield number
 
 

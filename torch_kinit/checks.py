@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import reprlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,46 @@ from torch.nn.parameter import is_lazy
 from torch_kinit.shards import is_distributed, sharding
 
 
+class _Short(reprlib.Repr):
+    """Python's own short form, with tensors, arrays and modules by their kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 3
+        self.maxlevel = 3
+
+    def repr1(self, x: Any, level: int) -> str:
+        kind = type(x).__name__
+        if isinstance(x, torch.Tensor) or (hasattr(x, "__array__") and hasattr(x, "shape")):
+            return f"<{kind} of shape {reprlib.repr(tuple(x.shape))}>"
+        if isinstance(x, nn.Module):
+            return f"<module {kind}>"
+        try:
+            return super().repr1(x, level)
+        except Exception:  # an int of too many digits, a user's own class
+            return f"<{kind}>"
+
+
+_SHORT = _Short()
+
+
+def short(value: object) -> str:
+    """`repr(value)`, cut to what fits in a sentence whatever the value is.
+
+    Example:
+        >>> short("he_normal"), short(list(range(100000))), short({"weight": torch.zeros(1000, 1000)})
+        ("'he_normal'", '[0, 1, 2, ...]', "{'weight': <Tensor of shape (1000, 1000)>}")
+    """
+    return _SHORT.repr(value)
+
+
 def near(name: str, accepted: Iterable[str]) -> str:
     """A hint such as " Did you mean 'he_normal'?", or nothing."""
-    close = difflib.get_close_matches(name, [a for a in accepted if a != name], n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    others = [a for a in accepted if a != name]
+    close = [a for a in others if a.casefold() == name.casefold()]
+    close = close or (difflib.get_close_matches(name, others, n=3, cutoff=0.6) if len(name) < 200 else [])
+    return f" Did you mean {' or '.join(map(short, close[:3]))}?" if close else ""
 
 
 def warn(message: str) -> None:

@@ -21,7 +21,17 @@ class Weight(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference between a Keras layer and the module that stands for it."""
+    """One difference between a Keras layer and the module that stands for it.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> from torch import nn
+        >>> norm = {"class_name": "LayerNormalization", "config": {"name": "norm"}}
+        >>> config = {"class_name": "Sequential", "config": {"layers": [norm]}}
+        >>> (found,) = kinit.compare(config, nn.Sequential(nn.LayerNorm(4))).differences
+        >>> found.layer, found.module, found.what, found.keras, found.port, found.mend
+        ('norm', '0', 'epsilon', 'epsilon=0.001', 'eps=1e-05', 'port[0].eps = 0.001')
+    """
 
     layer: str  # the name of the Keras layer
     module: str  # the path of the torch module

@@ -88,7 +88,7 @@ def events_of(unit: Unit, weighted: Collection[str]) -> list[Event]:
 
 def following(unit: Unit, weighted: Collection[str]) -> tuple[list[Event], bool]:
     """What happens to the outputs of a layer before the next one with weights; and whether that is all."""
-    found: list[Event] = events_of(unit, weighted) if unit.name in weighted else []
+    found = events_of(unit, weighted)
     current = unit
     while (after := current.follower) is not None:
         if after.name in weighted:

@@ -72,6 +72,7 @@ _POOLING = ("MaxPooling", "AveragePooling")
 _GLOBAL = ("GlobalAveragePooling", "GlobalMaxPooling")
 _GLOBALS: tuple[type[nn.Module], ...] = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _GLOBALS += (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+_HEADS = "make it with num_heads={value}"
 _SAME_DROP = "drop the inputs, alike at all steps, before it"
 _NO_TWIN = "torch's module cannot; write this layer in `forward`"
 _BOTH = (*_CONV, *_TRANSPOSE)
@@ -80,12 +81,9 @@ FIELDS: tuple[Field, ...] = (
     Field(_CONVS, "kernel_size", _BOTH, "kernel_size", _sizes, "function", mend="make it with kernel_size={value}"),
     Field(_CONVS, "strides", _BOTH, "stride", _sizes, "function", 1),
     Field(_CONVS, "dilation_rate", _BOTH, "dilation", _sizes, "function", 1),
-    Field(("Conv",), "groups", _CONV, "groups", _equal, "function", 1, "make it with groups={value}"),
     Field(_CONVS, "", _CONV, "padding_mode", _always("zeros"), "padding"),
     Field(("BatchNormalization",), "epsilon", _BATCH_NORM, "eps", _equal, "batch_norm_epsilon", 1e-3),
     Field(("BatchNormalization",), "momentum", _BATCH_NORM, "momentum", lambda m, *_: 1 - m, "momentum", 0.99),
-    Field(("BatchNormalization",), "", _BATCH_NORM, "track_running_stats", _always(True), "function"),
-    Field(("BatchNormalization",), "renorm", _BATCH_NORM, "", _always(False), "function", False, _NO_TWIN),
     Field(("LayerNormalization",), "epsilon", (nn.LayerNorm,), "eps", _equal, "norm_epsilon", 1e-3),
     Field(("LayerNormalization",), "rms_scaling", (nn.LayerNorm,), "", _always(False), "function", False, _NO_TWIN),
     Field(("GroupNormalization",), "epsilon", (nn.GroupNorm, *_INSTANCE_NORM), "eps", _equal, "norm_epsilon", 1e-3),
@@ -107,26 +105,17 @@ FIELDS: tuple[Field, ...] = (
     Field(_RECURRENT, "go_backwards", _ANY_RNN, "", _always(False), "function", False, "x.flip(1) before it"),
     Field(_RECURRENT, "stateful", _ANY_RNN, "", _always(False), "function", False, "give it the last state"),
     Field(("Bidirectional",), "merge_mode", _RNN, "", _always("concat"), "function", "concat", _NO_TWIN),
-    Field(("MultiHeadAttention",), "num_heads", _MHA, "num_heads", _equal, "function", None, "make it with {value}"),
+    Field(("MultiHeadAttention",), "num_heads", _MHA, "num_heads", _equal, "function", None, _HEADS),
     Field(("MultiHeadAttention",), "key_dim", _MHA, "head_dim", _equal, "function", mend=_NO_TWIN),
-    Field(
-        *(("MultiHeadAttention",), "value_dim", _MHA, "head_dim", lambda v, unit, m: v or unit.get("key_dim")),
-        *("function", None, _NO_TWIN),
-    ),
     Field(("MultiHeadAttention",), "dropout", _MHA, "dropout", _equal, "dropout", 0.0),
     Field(("MultiHeadAttention",), "", _MHA, "batch_first", _always(True), "function"),
     Field(("MultiHeadAttention",), "", _MHA, "bias_k", _always(None), "function"),
     Field(("MultiHeadAttention",), "", _MHA, "add_zero_attn", _always(False), "function"),
-    Field(("MultiHeadAttention",), "use_gate", _MHA, "", _always(False), "function", False, _NO_TWIN),
     Field(
         *(("MultiHeadAttention",), "attention_axes", _MHA, "", _always([1]), "function", [1], _NO_TWIN),
         lambda unit, module: unit.get("attention_axes") is not None,
     ),
     Field(("MultiHeadAttention",), "sliding_window", _MHA, "", _always(None), "function", None, _NO_TWIN),
-    Field(
-        *(("MultiHeadAttention",), "output_shape", _MHA, "embed_dim"),
-        *(lambda v, unit, m: m.embed_dim if v is None else several(v, 1)[-1], "function", None, _NO_TWIN),
-    ),
     Field(_POOLING, "pool_size", _POOLS, "kernel_size", _sizes, "function", 2),
     Field(_POOLING, "strides", _POOLS, "stride", _strides_of_pooling, "function"),
     Field(("MaxPooling",), "", _POOLS[:3], "dilation", _always(1), "function"),
@@ -141,7 +130,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field(
         *(("UpSampling",), "interpolation", (nn.Upsample,), "mode"),
-        *(lambda v, unit, m: "nearest" if m.mode == v + "-exact" else v, "function", "nearest"),
+        *(lambda v, unit, m: m.mode if m.mode == v + "-exact" else v, "function", "nearest"),
     ),
     Field(
         *(("UpSampling",), "interpolation", (nn.Upsample,), "align_corners", _false_or_none, "align_corners"),

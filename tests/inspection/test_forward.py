@@ -115,16 +115,83 @@ class Texts(nn.Module):
         return x if wrong == "no sigmoid" else torch.sigmoid(x)
 
 
+class Program(keras.Model):
+    """A subclassed model: a layer called twice, attention, and arithmetic that is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block = kl.Dense(8, name="embed"), kl.Dense(8, activation="tanh", name="block")
+        self.heads, self.dot = kl.MultiHeadAttention(2, 4, name="heads"), kl.Attention(name="dot")
+        self.norm, self.drop = kl.BatchNormalization(name="norm"), kl.Dropout(0.5, name="drop")
+        self.head = kl.Dense(2, name="head")
+
+    def call(self, x, training=False):
+        x = self.embed(x)
+        x = self.norm(x + self.heads(x, x), training=training)
+        x = self.drop(self.block(self.block(x)), training=training)
+        return self.head(self.dot([x, x])[:, 0])
+
+
+def programs():
+    model = Program()
+    model(STEPS)
+    return model
+
+
+class Programs(nn.Module):
+    """Its port, attention written out; `wrong` is one mistake."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        self.wrong = wrong
+        self.embed, self.block = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.query, self.key, self.value, self.output = (nn.Linear(8, 8) for _ in range(4))
+        self.norm, self.drop, self.head = nn.BatchNorm1d(8, eps=1e-3), nn.Dropout(0.5), nn.Linear(8, 2)
+
+    def forward(self, x):
+        wrong, x = self.wrong, self.embed(x)
+        query, key, value = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        scale = 1.0 if wrong == "unscaled" else None
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2).flatten(2)
+        x = self.output(mixed) if wrong == "no residual" else x + self.output(mixed)
+        if wrong == "frozen":
+            self.norm.eval()
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        for k in range(2):
+            x = self.block(x)
+            x = F.relu(x) if wrong == "second call" and k else torch.tanh(x)
+        x = self.drop(x)
+        scale = None if wrong == "scaled" else 1.0
+        return self.head(F.scaled_dot_product_attention(x, x, x, scale=scale)[:, 0])
+
+
+def cubes():
+    """Images of as many channels as rows."""
+    layers = [kl.Conv2D(4, 2, activation="relu", name="conv"), kl.GlobalAveragePooling2D(name="mean")]
+    return keras.Sequential([keras.Input((3, 3, 3)), *layers, kl.Dense(2, name="head")])
+
+
+class Cubes(nn.Module):
+    def __init__(self, wrong=""):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(x)).mean((2, 3)))
+
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 8, 8, 3)).astype("float32")
+STEPS = RNG.normal(size=(3, 5, 6)).astype("float32")
+CUBES = RNG.normal(size=(2, 3, 3, 3)).astype("float32")
 TOKENS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 3, 2, 0, 0], [5, 4, 1, 0, 0, 0]], "int32")
 
 
 @pytest.fixture(scope="module")
 def kerases():
-    """Both models with weights that are no defaults, and their configs with recorded outputs, through JSON."""
+    """The models with weights that are no defaults, and their configs with recorded outputs, through JSON."""
     found = {}
-    for make, batch in ((images, IMAGES), (texts, TOKENS)):
+    for make, batch in ((images, IMAGES), (texts, TOKENS), (programs, STEPS), (cubes, CUBES)):
         keras.utils.set_random_seed(0)
         with keras.device("cpu"):
             model = make()
@@ -158,6 +225,11 @@ FAULTS = {
     "mask of attention": (Texts, "mask of attention", "attention", "the mask is ignored", "key_padding_mask"),
     "mask of the mean": (Texts, "mask of the mean", "mean", "the mask is ignored", "mask.sum(1"),
     "order of a merge": (Texts, "order", "joined", "the other order", "Concatenate"),
+    "backward half": (Texts, "backward half", "last", "the backward half's last state is at the first", "h[-2]"),
+    "scores not scaled": (Programs, "unscaled", "heads", "not scaled by 1 / sqrt(key_dim)", "math.sqrt"),
+    "scores scaled": (Programs, "scaled", "dot", "scaled by 1 / sqrt(d); Keras' Attention does not", "scale=1.0"),
+    "another activation": (Programs, "second call", "block", "relu where Keras has tanh", "torch.tanh(x)"),
+    "arithmetic": (Programs, "no residual", "embed + heads", "goes on with input 1 of this layer alone", "Add"),
     "sigmoid missing": (Texts, "no sigmoid", "head", "activation is missing: Keras has sigmoid", "torch.sigmoid(x)"),
 }
 
@@ -173,7 +245,39 @@ def test_the_first_layer_that_is_off_is_named_with_its_cause(kerases, kind, wron
     assert not found.ok
 
 
-@pytest.mark.parametrize("kind", [Images, Texts])
+def test_a_layer_that_is_off_in_training_alone(kerases):
+    """A BatchNorm that keeps its running statistics in training mode is found in that mode."""
+    found = report(kerases, Programs, "frozen")
+    assert (found.first_off, found.mode, found.module) == ("norm", "train", "norm")
+    assert "running statistics in training mode" in found.cause
+
+
+def test_weights_are_looked_at_first(kerases):
+    """Where a layer's weights are not Keras', they are the cause, by the names that torch has for them."""
+    model, config = kerases["programs"]
+    port = Programs("unscaled")
+    kinit.from_keras(port, model.get_weights())
+    with torch.no_grad():
+        port.value.bias += 0.1
+    found = forward_report(json.loads(config), port, None)
+    assert (found.first_off, found.cause) == ("heads", "weights differ: value/bias (value.bias)")
+    assert "from_keras" in found.mend
+
+
+@pytest.mark.parametrize("inputs", [None, torch.from_numpy(CUBES).movedim(-1, 1)], ids=["recorded", "channels first"])
+def test_channels_of_inputs(kerases, inputs):
+    """The recorded batch is moved where the port needs it, and taken as it is given in the port's own layout."""
+    assert report(kerases, Cubes, inputs=inputs).ok
+
+
+def test_the_order_of_channels_is_a_cause(kerases):
+    """A batch with its channels last that the port takes without complaint is named."""
+    found = report(kerases, Cubes, inputs=torch.from_numpy(CUBES))
+    assert (found.first_off, found.mend) == ("conv", "x.movedim(-1, 1)")
+    assert "channels of the inputs are last" in found.cause
+
+
+@pytest.mark.parametrize("kind", [Images, Texts, Programs, Cubes])
 def test_careful_ports_are_equal(kerases, kind):
     """A port without mistakes is Keras' twin in both modes, each layer with weights seen."""
     found = report(kerases, kind)

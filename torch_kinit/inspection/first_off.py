@@ -79,8 +79,17 @@ class _Search:
         if not fed and (found := self._between(event.inputs, call.inputs, event.module)):
             return found
         at = self._situation(call, event)
-        found = self._mended(i, row, at, size) or self._of_heads(i, row, at, size)
-        return found or self._unexplained(i, row, size, at)
+        if fed or not self._is_right(at):
+            found = self._mended(i, row, at, size) or self._of_heads(i, row, at, size)
+            return found or self._unexplained(i, row, size)
+        names = ", ".join(map(repr, beside.unseen_before(call)))
+        cause, mend = "the module is right, and what it is given is not", f"# what comes before {row.module} in forward"
+        return Finding(i, row.layer, row.module, size, cause, f"{mend}; Keras has {names}" if names else mend)
+
+    def _is_right(self, at: mends.Situation) -> bool:
+        """Whether the module gives Keras' outputs from Keras' inputs."""
+        value = mends.alone(at)
+        return value is not None and self._beside.is_noise(self._left(at.call, value))
 
     def slight(self, i: int, event: Event) -> Finding | None:
         """A mistake too small to stand out of the noise of the layers before, but not from what the port itself has."""
@@ -143,12 +152,13 @@ class _Search:
             return
         inputs = [beside.ours.get(k, beside.arrays[k]) for k in call.inputs]
         yield from mistakes.mistakes(call, inputs, beside.masks(call))
-        for place, k in enumerate(call.inputs if depth else ()):
+        for k in dict.fromkeys(call.inputs if depth else ()):
             if k in beside.seen and beside.producers.get(k) not in beside.cores:
                 continue
             for earlier in self._mistakes(k, depth - 1):
                 try:
-                    value = computed(call, [*inputs[:place], earlier.value, *inputs[place + 1 :]], beside.masks(call))
+                    given = [earlier.value if ref == k else x for ref, x in zip(call.inputs, inputs, strict=True)]
+                    value = computed(call, given, beside.masks(call))
                 except (RuntimeError, IndexError):  # of another shape
                     continue
                 if value is not None:
@@ -222,17 +232,7 @@ class _Search:
                 return Finding(i, row.layer, row.module, size, cause, mend)
         return None
 
-    def _unexplained(self, i: int, row: OutputRow, size: float, at: mends.Situation | None = None) -> Finding:
-        """A finding that says where to look, if not what."""
+    def _unexplained(self, i: int, row: OutputRow, size: float) -> Finding:
         names = ", ".join(map(repr, self._beside.unseen_before(self._beside.calls[i])))
-        cause, mend = "none of the known causes gives these numbers", ""
-        if (
-            at is not None
-            and (value := mends.alone(at)) is not None
-            and self._beside.is_noise(self._left(at.call, value))
-        ):
-            cause = "the module is right, and what it is given is not"
-            mend = f"# what comes before {row.module} in forward{f': Keras has {names}' if names else ''}"
-        elif names and at is None:
-            cause += f"; Keras has {names} here"
-        return Finding(i, row.layer, row.module, size, cause, mend)
+        cause = "none of the known causes gives these numbers"
+        return Finding(i, row.layer, row.module, size, f"{cause}; Keras has {names} before it" if names else cause, "")

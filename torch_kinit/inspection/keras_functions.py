@@ -48,6 +48,8 @@ def computed(call: Call, inputs: Sequence[Tensor], masks: Masks) -> Tensor | Non
         return x.reshape(len(x), -1)
     if kind == "Reshape":
         return x.reshape(len(x), *config["target_shape"])
+    if kind == "GetItem":  # a step of a sequence
+        return x[:, config["step"]]
     if kind == "Permute":
         return x.permute(0, *config["dims"])
     if kind == "Rescaling" and all(isinstance(config.get(key, 0), (int, float)) for key in ("scale", "offset")):

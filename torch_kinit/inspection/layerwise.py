@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_kinit.inspection.agreement import Distance, arranged, closest, distance
+from torch_kinit.inspection.arithmetic import with_arithmetic
 from torch_kinit.inspection.keras_functions import computed
 from torch_kinit.inspection.nonlinearities import activation_of
 from torch_kinit.inspection.trace import Event, traced
@@ -42,7 +43,8 @@ class Layerwise:
     def __init__(
         self, recorded: Recorded, port: nn.Module, batch: Batch, found: Iterable[Place], held: Holdings, mode: str
     ) -> None:
-        self.calls, self.arrays, self.mode, self.held = recorded.calls[mode], recorded.arrays, mode, held
+        self.calls = with_arithmetic(recorded.calls[mode], recorded.arrays, recorded.inputs)
+        self.arrays, self.mode, self.held = recorded.arrays, mode, held
         self.samples = recorded.samples
         self.places: dict[str, list[Place]] = defaultdict(list)
         for place in found:

@@ -117,8 +117,8 @@ def _statistics(at: Situation, module: nn.modules.batchnorm._BatchNorm) -> Itera
                 mend = "bn.eval() after model.train()"
             yield Trial(as_float(found.detach()), cause, mend)
         if at.mode == "train":
-            weight, bias = module.weight, module.bias
-            found = F.batch_norm(x, None, None, weight and weight.cpu(), bias and bias.cpu(), True, eps=module.eps)
+            weight, bias = (None if t is None else t.detach().cpu() for t in (module.weight, module.bias))
+            found = F.batch_norm(x, None, None, weight, bias, True, eps=module.eps)
             cause = "it normalizes with its running statistics in training mode, Keras with the batch's"
             yield Trial(as_float(found.detach()), cause, "no eval() of this module in model.train()")
 

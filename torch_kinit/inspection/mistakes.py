@@ -110,6 +110,11 @@ def _of_kind(call: Call, inputs: Sequence[Tensor], masks: Masks) -> Iterator[Val
         cause = "the scores are scaled by 1 / sqrt(d); Keras' Attention does not unless use_scale"
         scaled = attended(inputs, config, masks, scale=1 / math.sqrt(x.shape[-1]))
         yield scaled, cause, "F.scaled_dot_product_attention(query, key, value, scale=1.0)"
+    elif kind == "GetItem":
+        for step in (0, -1):
+            if step != config["step"]:
+                yield x[:, step], f"the port takes step {step}, Keras {config['step']}", f"x[:, {config['step']}]"
+        yield x.mean(1), f"the port takes the mean of all steps, Keras step {config['step']}", f"x[:, {config['step']}]"
     elif len(inputs) > 1:
         yield from _merged(call, inputs, masks)
 

@@ -62,7 +62,7 @@ class Plan:
         if len(found) > 1:
             names = ", ".join(repr(step.name) for step in found[:5])
             raise KeyError(
-                f"{checks.short(name)} is ambiguous: without the names of wrappers it may be {names}. Give one of these."
+                f"{checks.short(name)} is ambiguous: without wrappers' names it may be {names}. Give one of these."
             )
         return found[0]
 

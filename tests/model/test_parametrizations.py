@@ -138,7 +138,7 @@ def test_the_plan_lists_the_vectors():
     model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(7, 5)), nn.Linear(5, 2))
     plan = kinit.plan(model)
     step = plan["0.parametrizations.weight.0._u"]
-    assert (step.kind, step.rule, step.law) == ("buffer", "spectral_norm of 0.weight", None)
+    assert (step.kind, step.rule, step.law) == ("buffer", "spectral_norm of weight", None)
     assert step.parametrizations == ("power_iteration",)
     assert kinit.plan(model, {"0": kinit.skip})[step.name].initializer is None
     assert kinit.plan(model, only=["1.weight"])[step.name].initializer is None

@@ -72,7 +72,7 @@ def decide_vectors(found: list[Target], model: nn.Module) -> None:
 
 def start_of(weight: Target) -> Decision:
     """How the vectors that spectral_norm keeps beside a weight begin."""
-    return Decision(_START, f"spectral_norm of {weight.claims[0].canonical}")
+    return Decision(_START, f"spectral_norm of {weight.name.rpartition('.')[2]}")
 
 
 def vectors_of(target: Target, model: nn.Module) -> list[Tensor]:

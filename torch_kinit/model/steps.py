@@ -75,6 +75,26 @@ class Step:
         """The standard deviation of the values by the law; None where it is not known."""
         return self.law.std if self.law else None
 
+    @property
+    def becomes(self) -> str:
+        """What the tensor ends as, in words: "he_normal", "he_normal, then spectral_norm" or "(left alone)"."""
+        if self.initializer is None:
+            return "(left alone)"
+        return ", then ".join((str(self.initializer), *self.parametrizations))
+
+    def __str__(self) -> str:
+        """What it does in one line, as "weight, the kernel of Linear: glorot_uniform, fans (3, 8), std 0.4264"."""
+        names = " = ".join((self.name, *self.tied))
+        what = f"the {self.role} of {self.layer}" if self.role else f"of {self.layer}"
+        facts = [self.becomes]
+        if self.fans:
+            facts.append(f"fans {f'{self.blocks} x ' * (self.blocks > 1)}{self.fans}")
+        if self.std is not None:
+            facts.append(f"std {self.std:.4g}")
+        if self.seeds:
+            facts.append(f"Keras seed {', '.join(str(seed.seed) for seed in self.seeds)}")
+        return f"{names}, {what}, {self.shape} {self.dtype}: {', '.join(facts)}; rule: {self.rule}"
+
     def to_dict(self) -> dict[str, Any]:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
@@ -158,7 +178,9 @@ def _choose_vectors(chosen: list[list[bool]], found: list[Target], model: nn.Mod
 def _names(only: Any) -> set[str]:
     if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
         kind = type(only).__name__
-        raise TypeError(f"`only` must be a list of names or a function of a name, got {only!r} of type {kind}.")
+        raise TypeError(
+            f"`only` must be a list of names or a function of a name, got {checks.short(only)} of type {kind}."
+        )
     names = list(only)
     if strangers := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")

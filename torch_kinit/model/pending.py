@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from torch_kinit import checks
+from torch_kinit.model.grouping import lines_of
 from torch_kinit.model.targets import Target, holder_of
 from torch_kinit.shards import local_of
 from torch_kinit.torch_internals import buffers_of
@@ -69,9 +71,9 @@ def awaits(target: Target, model: nn.Module) -> bool:
 
 def refuse_meta(targets: Iterable[Target]) -> None:
     """Raise, listing them, if any of the targets is on the meta device."""
-    if names := [f"  {t.name} {tuple(t.tensor.shape)}" for t in targets if t.tensor.is_meta]:
+    if found := [target for target in targets if target.tensor.is_meta]:
         advice = "Run kinit.materialize(model, device) before; `plan` looks at meta tensors as well."
-        raise ValueError("\n".join(["On the meta device, where nothing can be set:", *names, advice]))
+        raise ValueError("\n".join(["On the meta device, where nothing can be set:", *lines_of(found), advice]))
 
 
 def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
@@ -80,10 +82,10 @@ def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
     if not found:
         return
     path, _, name = found[0].name.rpartition(".")
-    example = repr(f"*.{name}" if path else name)
+    example = checks.short(f"*.{name}" if path else name)
     lines = [
         "Buffers that neither their module nor a rule has set since the model was on the meta device:",
-        *(f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}" for t in found),
+        *lines_of(found),
         f"Set each before, or add a rule that names it and no parameter, such as {{{example}: values}}, with "
         f"a number, an array or a function that fills it; or {{{example}: kinit.skip}}.",
     ]

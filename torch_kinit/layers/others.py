@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -9,15 +10,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_kinit.layers.known import Known
-from torch_kinit.layers.of_transformers import ROWS as TRANSFORMERS
-from torch_kinit.layers.of_vision import ROWS as VISION
 from torch_kinit.layers.variable import Entry, InitializerOf, Options, Twins, Variable, entry, initializers
 from torch_kinit.torch_internals import tensors_of
 
-_ROWS: dict[str, list[Known]] = {}
-for _row in (*TRANSFORMERS, *VISION):
-    _ROWS.setdefault(_row.package, []).append(_row)
 _found: weakref.WeakKeyDictionary[type, tuple[Known, ...]] = weakref.WeakKeyDictionary()
+
+
+@functools.cache
+def _table_of(package: str) -> list[Known]:
+    """The rows for a package; their tables are read when a class of it is met, since most models have none."""
+    if package == "transformers":
+        from torch_kinit.layers.of_transformers import ROWS
+    elif package in ("timm", "torchvision"):
+        from torch_kinit.layers.of_vision import ROWS
+    else:
+        return []
+    return [row for row in ROWS if row.package == package]
 
 
 def rows_of(cls: type) -> tuple[Known, ...]:
@@ -25,7 +33,7 @@ def rows_of(cls: type) -> tuple[Known, ...]:
     rows = _found.get(cls)
     if rows is None:
         package = cls.__module__.partition(".")[0]
-        rows = _found[cls] = tuple(row for row in _ROWS.get(package, ()) if row.is_of(cls.__name__))
+        rows = _found[cls] = tuple(row for row in _table_of(package) if row.is_of(cls.__name__))
     return rows
 
 

@@ -15,7 +15,7 @@ from torch_kinit.model.matching import answers
 from torch_kinit.model.parametrized import law_behind, names_of, vectors_of
 from torch_kinit.model.pending import awaits
 from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
-from torch_kinit.model.rules import Decision, Rule, TiedParameterError, keras_default, skip
+from torch_kinit.model.rules import UNDECIDED, Decision, Rule, TiedParameterError, keras_default, skip
 from torch_kinit.model.targets import Claim, Target, dtype_name, extra_states, refuse_unsettable, stored_names
 from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.laws import Law, law_from_dict
@@ -133,7 +133,8 @@ def decide(rules: Sequence[Rule], found: Sequence[Target], model: nn.Module) -> 
     claims = [claim for target in found for claim in target.claims]
     said = answers(rules, claims, model)
     for i, claim in enumerate(claims):
-        claim.decision = said.get(i) or keras_default(claim.role, claim.variable and claim.variable.default)
+        own = claim.variable
+        claim.decision = said.get(i) or (keras_default(own.role, own.default, own.origin) if own else UNDECIDED)
 
 
 def restrict(found: list[Target], only: Any, model: nn.Module) -> None:

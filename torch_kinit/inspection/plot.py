@@ -54,7 +54,7 @@ def law(identifier: Any, shape: Any, *, layout: str = "torch", fans: Any = None,
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: nobody knows the law; see `torch_kinit.law`.
+        ValueError: nobody knows the law (see `torch_kinit.law`), or the weight has no values.
 
     Example:
         >>> import torch_kinit as kinit
@@ -69,19 +69,26 @@ def law(identifier: Any, shape: Any, *, layout: str = "torch", fans: Any = None,
     low, high = float(values.min()), float(values.max())
     margin = 0.04 * (high - low) or abs(high) or 1.0
     label = f"{values.numel():,} values drawn"
-    ax.hist(values.numpy(), bins=60, range=(low, high) if low < high else None, density=True, color=SKY, label=label)
+    if known.std == 0:
+        ax.bar([low], [1.0], width=margin / 20, color=SKY, label=label)
+        ax.set_xlim(low - margin, low + margin)
+    else:
+        ax.hist(values.numpy(), bins=60, range=(low, high), density=True, color=SKY, label=label)
     if known.std and not isinstance(known, Entries):
         x = torch.linspace(low - margin, high + margin, 1001, dtype=torch.float64)
         ax.plot(x.numpy(), known.pdf(x).numpy(), color="black", linewidth=1.4, label="exact density")
-        for bound in filter(math.isfinite, known.bounds):
-            ax.axvline(bound, color=VERMILLION, linestyle=":", linewidth=1.4, label=f"bound {bound:.4g}")
+        for bound, name in zip(known.bounds, ("least", "greatest"), strict=True):
+            if math.isfinite(bound):
+                ax.axvline(bound, color=VERMILLION, linestyle=":", linewidth=1.4, label=f"{name} value {bound:.4g}")
     ax.set_title(f"{recipe}, shape {tuple(shape_of(shape))}\nmean {known.mean:.4g}, std {known.std:.4g}", fontsize=10)
-    _dress(ax, "value of a weight", "density (share per unit of value)")
+    _dress(ax, "value of a weight", "density (share per unit of value)" if known.std else "share of the values")
     return ax
 
 
 def _drawn(recipe: Recipe, shape: Sequence[int], layout: str, fans: Any) -> Tensor:
     """The values of as many weights as a histogram needs, from a fixed key."""
+    if 0 in shape:
+        raise ValueError(f"`shape` must have values to draw, got {tuple(shape)}.")
     count = min(1000, math.ceil(_ENOUGH / math.prod(shape)))
     weights = [torch.empty(tuple(shape), device="cpu") for _ in range(count)]
     for i, weight in enumerate(weights):
@@ -98,6 +105,7 @@ def plan(plan: Plan, *, ax: Any = None) -> Any:
 
     Returns:
         The Axes: a line a parameter, in the order of the plan. A diamond is the law's std, a dot that of the values.
+        Parameters of one value, both by the law and in the model, are left out.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -106,31 +114,32 @@ def plan(plan: Plan, *, ax: Any = None) -> Any:
     Example:
         >>> import torch_kinit as kinit
         >>> from torch import nn
-        >>> ax = kinit.plot.plan(kinit.plan(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))))
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        >>> ax = kinit.plot.plan(kinit.plan(model))
         >>> [label.get_text() for label in ax.get_yticklabels()]
-        ['0.weight', '0.bias', '1.weight', '1.bias']
+        ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"`plan` must be a Plan, such as kinit.plan(model), got one of type {type(plan).__name__}.")
-    steps = [step for step in plan if step.law is not None and step.kind == "parameter"]
-    now = [_std_now(step, plan) for step in steps]
-    ax = _new_axes((7, 1.6 + 0.22 * min(len(steps), _MOST_NAMES)))[0] if ax is None else ax
-    by_law = [step.law.std for step in steps if step.law]
-    places = range(len(steps))
-    held = [(place, std) for place, std in zip(places, now, strict=True) if std is not None]
-    for place, std in held:
-        ax.plot([by_law[place], std], [place, place], color=GREY, linewidth=1, zorder=1)
-    ax.plot(by_law, places, "D", color="black", markerfacecolor="none", markersize=7, linestyle="none", label="law")
+    named = [(step.name, step.law.std, _std_now(step, plan)) for step in plan if step.law and step.kind == "parameter"]
+    shown = [(name, by_law, now) for name, by_law, now in named if by_law or now]
+    ax = _new_axes((7, 1.6 + 0.22 * min(len(shown), _MOST_NAMES)))[0] if ax is None else ax
+    held = [(place, now) for place, (_, _, now) in enumerate(shown) if now is not None]
+    for place, now in held:
+        ax.plot([shown[place][1], now], [place, place], color=GREY, linewidth=1, zorder=1)
+    style = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": "none"}
+    ax.plot([by_law for _, by_law, _ in shown], range(len(shown)), "D", label="law", **style)
     if held:
-        label = "values of the model now"
-        ax.plot([s for _, s in held], [p for p, _ in held], "o", color=VERMILLION, markersize=4, label=label)
-    smallest = min((std for std in [*by_law, *(s for _, s in held)] if std), default=1.0)
+        style = {"color": VERMILLION, "markersize": 4, "linestyle": "none"}
+        ax.plot([now for _, now in held], [place for place, _ in held], "o", label="the model now", **style)
+    smallest = min((std for _, *stds in shown for std in stds if std), default=1.0)
     ax.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(smallest)), linscale=0.3)
     ax.set_xlim(left=0)
-    shown = range(0, len(steps), max(1, math.ceil(len(steps) / _MOST_NAMES)))
-    ax.set_yticks(list(shown), [_short(steps[i].name) for i in shown], fontsize=8)
-    ax.set_ylim(len(steps) - 0.4, -0.6)
+    ticks = range(0, len(shown), max(1, math.ceil(len(shown) / _MOST_NAMES)))
+    ax.set_yticks(list(ticks), [_short(shown[place][0]) for place in ticks], fontsize=8)
+    ax.set_ylim(len(shown) - 0.4, -0.6)
     _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return ax
 
 
@@ -142,7 +151,7 @@ def _std_now(step: Step, plan: Plan) -> float | None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 40 else "…" + name[-39:]
+    return name if len(name) <= 48 else "…" + name[-47:]
 
 
 def probes(reports: Mapping[str, Any], *, ax: Any = None) -> tuple[Any, ...]:

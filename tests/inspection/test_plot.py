@@ -125,7 +125,7 @@ def reports(names, depth=6):
 
 
 def test_probes_are_overlaid():
-    """Each law has a line of stds and one of gradients, of its own colour, marker and style, labelled with its growth."""
+    """Each law has a line of stds and one of gradients, of a colour, marker and style of its own."""
     found = dict(reports(["glorot_normal", "he_normal", "lecun_uniform"]))
     axes = kinit.plot.probes(found)
     for ax, value, growth in zip(axes, ("std", "gradient_norm"), ("growth", "gradient_growth"), strict=True):

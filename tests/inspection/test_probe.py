@@ -358,6 +358,7 @@ def test_the_report_is_a_table_with_a_verdict():
         ["3", "Linear"],
     ]
     assert lines[7:] == report.verdict.splitlines()
+    assert set(lines[6]) == {"-", " "}
     assert "1 normalization layer resets the scale of the signal." in report.verdict
     assert report._repr_html_().count("<tr>") == 5
     assert report.to_dict()["rows"][2]["layer"] == "ReLU"

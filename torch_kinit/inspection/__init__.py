@@ -1,1 +1,1 @@
-"""Looking at a model: is it initialized as planned, how does its signal flow, what do its laws look like."""
+"""Is a model initialized as planned, and does a port compute as Keras does? Reports and pictures."""

@@ -1,57 +1,110 @@
-"""Activations: which one follows a layer, by a module's class or by what a function did, and the law that suits it."""
+"""Activations of both sides in one form: a name, and the arguments that change what it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-# The law that holds the scale of a signal before an activation; where it is none, Glorot's minds the gradient, too.
-LAWS = {
-    **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "elu"), "he_normal"),
-    **dict.fromkeys(("linear", "tanh", "sigmoid"), "glorot_normal"),
-    "selu": "lecun_normal",
+from torch_kinit.inspection.keras_graph import Unit
+from torch_kinit.keras.draws import snake_case
+
+# By Keras' name: the torch class, and its arguments with Keras' defaults as an activation's name gives them.
+TWINS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "relu": (nn.ReLU, {}),
+    "relu6": (nn.ReLU6, {}),
+    "leaky_relu": (nn.LeakyReLU, {"negative_slope": 0.2}),
+    "elu": (nn.ELU, {"alpha": 1.0}),
+    "celu": (nn.CELU, {"alpha": 1.0}),
+    "selu": (nn.SELU, {}),
+    "gelu": (nn.GELU, {"approximate": "none"}),
+    "silu": (nn.SiLU, {}),
+    "mish": (nn.Mish, {}),
+    "softplus": (nn.Softplus, {"beta": 1.0}),
+    "softsign": (nn.Softsign, {}),
+    "tanh": (nn.Tanh, {}),
+    "sigmoid": (nn.Sigmoid, {}),
+    "log_sigmoid": (nn.LogSigmoid, {}),
+    "hard_sigmoid": (nn.Hardsigmoid, {}),
+    "hard_silu": (nn.Hardswish, {}),
+    "hard_tanh": (nn.Hardtanh, {"min_val": -1.0, "max_val": 1.0}),
+    "hard_shrink": (nn.Hardshrink, {"lambd": 0.5}),
+    "soft_shrink": (nn.Softshrink, {"lambd": 0.5}),
+    "tanh_shrink": (nn.Tanhshrink, {}),
+    "softmax": (nn.Softmax, {}),
+    "log_softmax": (nn.LogSoftmax, {}),
+    "glu": (nn.GLU, {}),
 }
-
-RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Threshold)
-_BY_CLASS: dict[type[nn.Module], str] = {
-    **dict.fromkeys(RECTIFIERS, "relu"),
-    **dict.fromkeys((nn.LeakyReLU, nn.PReLU, nn.RReLU), "leaky_relu"),
-    **dict.fromkeys((nn.Tanh, nn.Hardtanh, nn.Softsign), "tanh"),
-    **dict.fromkeys((nn.Sigmoid, nn.Hardsigmoid), "sigmoid"),
-    **dict.fromkeys((nn.ELU, nn.CELU, nn.Softplus), "elu"),
-    **dict.fromkeys((nn.SiLU, nn.Mish, nn.Hardswish), "silu"),
-    nn.GELU: "gelu",
-    nn.SELU: "selu",
-}
-# What may stand between two layers as a function: tried on the output of the one, compared with the input of the other.
-_FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
-    "linear": (lambda x: x,),
-    "relu": (torch.relu, nn.functional.relu6),
-    "tanh": (torch.tanh,),
-    "gelu": (nn.functional.gelu, lambda x: nn.functional.gelu(x, approximate="tanh")),
-    "selu": (torch.selu,),
-    "silu": (nn.functional.silu,),
-    "elu": (nn.functional.elu,),
-    "leaky_relu": (nn.functional.leaky_relu,),
-    "sigmoid": (torch.sigmoid,),
-}
+_ALIASES = {"swish": "silu", "hard_swish": "hard_silu"}
+TORCH = (*(cls for cls, _ in TWINS.values()), nn.Threshold, nn.RReLU, nn.Softmin, nn.Softmax2d, nn.PReLU)
 
 
-def class_of(module: nn.Module) -> str | None:
-    return next((_BY_CLASS[cls] for cls in type(module).__mro__ if cls in _BY_CLASS), None)
+class Activation(NamedTuple):
+    """An activation; the name "" is one of the program's own, of which nothing is known."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.name}({given})" if given else self.name
+
+    @property
+    def torch(self) -> str:
+        """As torch makes it; "" where it has no such module."""
+        if self.name not in TWINS:
+            return ""
+        cls, defaults = TWINS[self.name]
+        written = {k: v for k, v in self.arguments.items() if k in defaults and v != _default(cls, k)}
+        dim = "dim=-1" if self.name in ("softmax", "log_softmax") else ""
+        return f"nn.{cls.__name__}({dim or ', '.join(f'{key}={value!r}' for key, value in written.items())})"
 
 
-def function_from(before: Tensor | None, after: Tensor) -> str | None:
-    """The function that makes one tensor of the other, bit for bit."""
-    if before is None or before.shape != after.shape or before.dtype != after.dtype or before.device != after.device:
+def _default(cls: type[nn.Module], name: str) -> Any:
+    return getattr(cls(), name)
+
+
+def of_unit(unit: Unit) -> Activation | None:
+    """What a Keras layer does to its outputs, or is; None for nothing."""
+    if unit.class_name == "ReLU":
+        return _relu(unit)
+    if unit.class_name in ("LeakyReLU", "ELU", "Softmax"):
+        name = snake_case(unit.class_name).replace("re_lu", "relu")
+        slope = unit.get("negative_slope", unit.get("alpha", 0.3))
+        given = {"leaky_relu": {"negative_slope": slope}, "elu": {"alpha": unit.get("alpha", 1.0)}}
+        return Activation(name, given.get(name, {}))
+    return named(unit.get("activation"))
+
+
+def named(value: Any) -> Activation | None:
+    """An activation as a config has it: by name, or as an object with arguments."""
+    if isinstance(value, Mapping):
+        inner = value.get("config")
+        if value.get("class_name") in ("function", "__lambda__", None) and not isinstance(inner, str):
+            return Activation("", {})
+        if isinstance(inner, Mapping) and value.get("class_name") != "function":
+            return of_unit(Unit("", str(value["class_name"]), inner)) or Activation("", {})
+        value = inner
+    if value is None or value == "linear":
         return None
-    before, after = before.detach(), after.detach()
-    found = (n for n, functions in _FUNCTIONS.items() for f in functions if torch.equal(f(before), after))
-    return next(found, None)
+    name = _ALIASES.get(str(value), str(value))
+    return Activation(name, dict(TWINS[name][1])) if name in TWINS else Activation("", {})
 
 
-def looks_rectified(tensor: Tensor) -> bool:
-    values = tensor.detach()
-    return values.numel() > 0 and float(values.min()) == 0 and float((values == 0).float().mean()) > 0.1
+def _relu(unit: Unit) -> Activation:
+    """Keras' ReLU layer, which may be one of three functions."""
+    top, slope, threshold = unit.get("max_value"), unit.get("negative_slope") or 0, unit.get("threshold") or 0
+    if threshold or (top is not None and (slope or top != 6)):
+        return Activation("relu", {"max_value": top, "negative_slope": slope, "threshold": threshold})
+    if slope:
+        return Activation("leaky_relu", {"negative_slope": slope})
+    return Activation("relu" if top is None else "relu6", {})
+
+
+def of_module(module: nn.Module) -> Activation | None:
+    """What an activation module computes; None for another module."""
+    for name, (cls, arguments) in TWINS.items():
+        if isinstance(module, cls):  # ReLU6 before the Hardtanh that it is made of
+            return Activation(name, {key: getattr(module, key) for key in arguments})
+    return Activation(type(module).__name__, {}) if isinstance(module, TORCH) else None

@@ -23,7 +23,7 @@ from torch_kinit.initializers import names
 from torch_kinit.initializers.axes import shape_of
 from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.model.plan import Plan
-from torch_kinit.model.report import observe
+from torch_kinit.model.plan_table import observe
 from torch_kinit.model.steps import Step
 from torch_kinit.model.targets import holder_of
 from torch_kinit.streams.key import Key

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch_kinit import checks
 from torch_kinit.initializers.names import law
 from torch_kinit.initializers.plain import random_normal_
-from torch_kinit.inspection.activations import LAWS, RECTIFIERS, class_of, function_from, looks_rectified
+from torch_kinit.inspection.following import LAWS, RECTIFIERS, class_of, function_from, looks_rectified
 from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
 from torch_kinit.inspection.untouched import copied, tensors_in, untouched
 from torch_kinit.layers.table import layout_of
@@ -43,9 +43,9 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
         backward: whether to look at the gradients too. A model without a parameter that requires one has none.
 
     Returns:
-        A report. `rows` has a row for each call of each layer: `mean`, `std` and share of `zeros` of the outputs (the
-        first tensor of several), the share of `dead` ReLU units, which are zero for every example and position, and
-        the std of the `gradient` with respect to the outputs. `signal` and `gradient` say "steady", "vanishing" or
+        A `ProbeReport`. `rows` has a row for each call of each layer: `mean`, `std` and share of `zeros` of the outputs
+        (the first tensor of several), the share of `dead` ReLU units, which are zero for every example and position,
+        and the std of the `gradient` with respect to the outputs. `signal` and `gradient` say "steady", "vanishing" or
         "exploding" (beyond a factor of 10 through this depth), or "too shallow" (less than four layers with weights).
         `growth` and `gradient_growth` are the factors a layer, of the std forwards and of the gradient's norm
         backwards. `law` is the Keras initializer that would hold the scale, if another one would; `verdict` says all

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch_kinit.inspection import plot
-from torch_kinit.inspection.activations import LAWS
-from torch_kinit.model import report
+from torch_kinit.inspection.following import LAWS
+from torch_kinit.model.report import Table, as_html, as_text
 
 FACTOR = 10.0  # through the whole depth: beyond it a signal vanishes or explodes
 SHALLOW = 4  # with fewer layers with weights, the scale of one of them says as much as the depth
@@ -21,7 +21,7 @@ SAME = 1.05  # two scales within this factor are one
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """What came out of one call of a layer.
+    """What came out of one call of a layer, from `probe`.
 
     Attributes:
         name, layer: its path, "" for the model itself, and its class; `call` counts from 1.
@@ -32,6 +32,13 @@ class ProbeRow:
         weighted: whether the layer multiplies its input by weights; `norm` whether it normalizes it.
         activation: of a layer with weights the function after it, such as "relu"; None where it cannot be told.
         to_law: the std of the law that suits that, over the std of the weights.
+
+    Example:
+        >>> import torch
+        >>> import torch_kinit as kinit
+        >>> row = kinit.probe(torch.nn.ReLU(), torch.tensor([[3.0, -4.0], [5.0, -6.0]])).rows[0]
+        >>> row.layer, row.shape, row.mean, row.zeros, row.dead
+        ('ReLU', (2, 2), 2.0, 0.5, 0.5)
     """
 
     name: str
@@ -67,7 +74,17 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """How a signal and its gradient passed through a model, from `probe`: print it, plot it, or take its `rows`."""
+    """How a signal and its gradient passed through a model, from `probe`: print it, plot it, or take its `rows`.
+
+    Example:
+        >>> import torch
+        >>> import torch_kinit as kinit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+        >>> report = kinit.probe(model, torch.ones(3, 2), backward=False)
+        >>> report, [row.activation for row in report.weighted]
+        (<ProbeReport of 3 calls: signal too shallow, gradient None>, ['tanh', None])
+    """
 
     rows: tuple[ProbeRow, ...]
 
@@ -151,7 +168,7 @@ class ProbeReport:
             )
         return f"{name} would hold it: it suits {activation}, and its std is {ratio:.2f} times that of the weights."
 
-    def _table(self) -> report.Table:
+    def _table(self) -> Table:
         header = ["name", "layer", "mean", "std", "zeros", "dead units", "gradient std"]
         rows = []
         for row in self.rows:
@@ -165,12 +182,12 @@ class ProbeReport:
         return f"<ProbeReport of {len(self.rows)} calls: signal {self.signal}, gradient {self.gradient}>"
 
     def __str__(self) -> str:
-        return f"{report.as_text(*self._table())}\n\n{self.verdict}"
+        return as_text(*self._table(), notes=self.verdict.splitlines())
 
     def _repr_html_(self) -> str:
         import html  # takes 5 ms to import
 
-        return report.as_html(*self._table()) + f"<p>{html.escape(self.verdict)}</p>".replace("\n", "<br>")
+        return as_html(*self._table()) + f"<p>{html.escape(self.verdict)}</p>".replace("\n", "<br>")
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data that JSON can hold."""

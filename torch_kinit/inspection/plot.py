@@ -139,7 +139,7 @@ def plan(plan: Plan, *, ax: Any = None) -> Any:
     ax.set_yticks(list(ticks), [_short(shown[place][0]) for place in ticks], fontsize=8)
     ax.set_ylim(len(shown) - 0.4, -0.6)
     _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
     return ax
 
 

@@ -207,6 +207,8 @@ def _of_order(units: Sequence[Unit], own: dict[str, list[Item]], order: Order) -
         found += checking.check_pair(event, item, certain=certain)
     for event, after in pairing.missing:
         found += checking.check_missing(event, after)
+    for inside in pairing.inside:
+        found += checking.check_inside(*inside)
     for item, unit in pairing.extra:
         found += checking.check_extra(item, unit)
     found += [checking.check_moved(*moved) for moved in pairing.moved]

@@ -58,7 +58,12 @@ def terminal_width() -> int | None:
 
 
 def _widths(header: list[str], rows: list[list[str]]) -> list[int]:
-    return [max(len(row[i]) for row in [header, *rows] if len(row) > 1) for i in range(len(header))]
+    return [max(len(row[i]) for row in _full(header, [header, *rows])) for i in range(len(header))]
+
+
+def _full(header: list[str], rows: list[list[str]]) -> list[list[str]]:
+    """The rows but for headings, which have one cell."""
+    return [row for row in rows if len(row) == len(header)]
 
 
 def _total(widths: list[int]) -> int:
@@ -72,15 +77,15 @@ def _narrower(
     ties = [f"one tensor: {row[0]}" for row in rows if TIE in row[0]]
     if header[0] == "name":
         header, rows = _with_headings(header, rows)
-    absent = {title: cell for title, cell in usual.items() if title in header}
+    absent = {t: cell for t, cell in usual.items() if t in header and any(cell in row[1:] for row in rows)}
     for title, cell in absent.items():
         i = header.index(title)
-        rows = [[*row[:i], "" if row[i] == cell else row[i], *row[i + 1 :]] if len(row) > 1 else row for row in rows]
+        rows = [[*row[:i], "" if row[i] == cell else row[i], *row[i + 1 :]] if row[1:] else row for row in rows]
     out: list[str] = []
     while _total(_widths(header, rows)) > width and len(out) < len(optional):
         out.append(optional[len(out)])
         i = header.index(out[-1])
-        header, rows = _but(header, i), [_but(row, i) if len(row) > 1 else row for row in rows]
+        header, rows = _but(header, i), [_but(row, i) if row[1:] else row for row in rows]
     notes = [f"{title} where none is shown: {cell}" for title, cell in absent.items()]
     return header, rows, [*ties, *notes, *([f"not shown in {width} columns: {', '.join(out)}"] if out else [])]
 
@@ -92,8 +97,10 @@ def _with_headings(header: list[str], rows: list[list[str]]) -> tuple[list[str],
     above, kind = "", None
     for row in rows:
         name, layer = row[0].partition(TIE)[0], "" if column is None else row[column]
-        if kind is None or kind != layer or not (layer and name.startswith(above)):
-            above, kind = name[: name.rfind(".") + 1], layer
+        path = name[: name.rfind(".") + 1]
+        inside = name.startswith(above) if layer else path == above  # a layer's class may speak for modules inside it
+        if kind != layer or not inside:
+            above, kind = path, layer
             label = above.rstrip(".") or "(the model)"
             listed.append([f"{label}: {layer}" if layer else label])
         cells = [f"  {name.removeprefix(above)}", *row[1:]]
@@ -109,7 +116,7 @@ def _narrowed(widths: list[int], header: list[str], rows: list[list[str]], width
     """The widths after columns of words have given way: the widest first, initializers last, names never."""
     if width is None:
         return widths
-    full = [row for row in rows if len(row) > 1]
+    full = _full(header, rows)
     words = [i for i in range(1, len(header)) if not all(_NUMBERS.fullmatch(row[i]) for row in full)]
     while _total(widths) > width and (wide := [i for i in words if widths[i] > _LEAST]):
         widths[max(wide, key=lambda i: (header[i] != "initializer", widths[i]))] -= 1
@@ -117,7 +124,7 @@ def _narrowed(widths: list[int], header: list[str], rows: list[list[str]], width
 
 
 def _row(row: list[str], widths: list[int], header: list[str], color: bool) -> str:
-    if len(row) == 1:
+    if len(row) < len(header):
         return _painted(row[0], _BOLD) if color else row[0]
     cells = [_fit(cell, w) for cell, w in zip(row, widths, strict=True)]
     last = max((i for i, cell in enumerate(row) if cell), default=0)

@@ -102,7 +102,7 @@ class Recipe:
         """The recipe that `to_dict` wrote."""
         name = data["name"]
         if name not in OURS:
-            raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, OURS)}")
+            raise ValueError(f"Unknown initializer {checks.short(name)}.{checks.near(name, OURS)}")
         return cls(OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
 
     def __str__(self) -> str:
@@ -190,7 +190,7 @@ def _plain(value: Any) -> Any:
         return value
     if callable(value):  # an initializer that another one is given
         return {"initializer": Recipe(getattr(value, "func", value), getattr(value, "keywords", {})).to_dict()}
-    raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
+    raise ValueError(f"{checks.short(value)} of type {type(value).__name__} cannot be written to JSON.")
 
 
 def _unplain(value: Any) -> Any:

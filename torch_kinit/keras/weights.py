@@ -70,7 +70,9 @@ def to_keras(
         ) from None
     held = _holdings(model, order if keras_config is None else None, depthwise)
     found = _places(held, keras_config, order, modules)
-    return [_read(slot, held) for slot in held.slots] if found is None else [_read_for(p, held) for p in found]
+    return (
+        [value_of(slot, held).numpy() for slot in held.slots] if found is None else [_read_for(p, held) for p in found]
+    )
 
 
 def from_keras(
@@ -255,21 +257,21 @@ def _cannot_fail(target: Target) -> bool:
     return not target.parametrized and target.tensor.dtype.is_floating_point
 
 
-def _read(slot: Slot, held: Holdings) -> Any:
-    """A copy of a weight in Keras' layout, as a NumPy array."""
+def value_of(slot: Slot, held: Holdings) -> Tensor:
+    """A copy of a weight in Keras' layout, on the CPU, bfloat16 as float32."""
     rows = [held.variables[name].blocks_of(held.targets[name].tensor.detach())[slot.block] for name in slot.names]
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
     value = value.reshape(slot.shape).contiguous().cpu()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return value.float() if value.dtype == torch.bfloat16 else value
 
 
 def _read_for(place: Place, held: Holdings) -> Any:
     """The same in the shape that the Keras layer has it."""
     if place.slot is None:
         raise ValueError(f"{place}, of which the torch model holds nothing; Keras' `set_weights` wants all.")
-    value, shape = _read(place.slot, held), place.weight.shape
+    value, shape = value_of(place.slot, held).numpy(), place.weight.shape
     return value if shape is None or None in shape else value.reshape(shape)
 
 

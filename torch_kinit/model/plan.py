@@ -53,14 +53,16 @@ class Plan:
 
     def __getitem__(self, name: str) -> Step:
         if not isinstance(name, str):
-            raise TypeError(f"A plan is indexed by parameter name, got {name!r}; for a position take `plan.steps`.")
+            raise TypeError(
+                f"A plan is indexed by parameter name, got {checks.short(name)}; for a position take `plan.steps`."
+            )
         found = self._called(name)
         if not found:
-            raise KeyError(f"The plan has no parameter {name!r}.{checks.near(name, self._by_name)}")
+            raise KeyError(f"The plan has no parameter {checks.short(name)}.{checks.near(name, self._by_name)}")
         if len(found) > 1:
             names = ", ".join(repr(step.name) for step in found[:5])
             raise KeyError(
-                f"{name!r} is ambiguous: without the names of wrappers it may be {names}. Give one of these."
+                f"{checks.short(name)} is ambiguous: without wrappers' names it may be {names}. Give one of these."
             )
         return found[0]
 

@@ -163,7 +163,9 @@ def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list
 def _names(only: Any) -> set[str]:
     if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
         kind = type(only).__name__
-        raise TypeError(f"`only` must be a list of names or a function of a name, got {only!r} of type {kind}.")
+        raise TypeError(
+            f"`only` must be a list of names or a function of a name, got {checks.short(only)} of type {kind}."
+        )
     names = list(only)
     if strangers := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")

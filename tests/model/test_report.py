@@ -266,6 +266,18 @@ def test_headings_tell_each_module_once():
     ]  # fmt: skip
 
 
+def test_sentences_wrap_and_calls_lose_their_arguments():
+    """A cell of several words takes more lines; of a call the name stays; a long word loses its middle."""
+    rows = [["dense", "off by 0.25 to 0.9 after 20 steps", "trunc_normal(std=0.02)", "num_batches_tracked", "0.125"]]
+    text = report.as_text(["layer", "effect", "initializer", "role", "std"], rows, 55).splitlines()
+    assert max(map(len, text)) <= 55
+    wrapped = [text[2].split("  ")[1], *(line.strip() for line in text[3:])]
+    assert " ".join(" ".join(wrapped).split()) == "off by 0.25 to 0.9 after 20 steps"
+    assert "trunc_normal(…)" in text[2]
+    assert text[2].endswith("  0.125")
+    assert re.search(r"num_\w*…\w*ed ", text[2])
+
+
 def test_a_table_of_one_column():
     """It has no headings."""
     assert report.as_text(["x"], [["one"], ["two"]], 2).splitlines() == ["x", "---", "one", "two"]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from torch_kinit import Plan, __version__, load_rules, plan, replay_keras, twin
-from torch_kinit.demo import PictureAndText
+from torch_kinit.inspection.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
 from torch_kinit.layers.variable import CONVENTIONS

@@ -100,7 +100,7 @@ def wrong_order(tree):
         for other in imported(tree, path):
             if places.get(room(other), -1) < places[room(file)]:
                 yield f"{file} imports {other}, which stands above it"
-            if room(other) == "demo" and room(file) not in ("demo", "__main__"):
+            if Path(other).name == "demo.py" and Path(file).name not in ("demo.py", "__main__.py"):
                 yield f"{file} imports {other}, which is for __main__ alone"
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from torch_kinit import Plan, __version__, load_rules, plan, replay_keras, twin
-from torch_kinit.demo import PictureAndText
+from torch_kinit.inspection.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
 from torch_kinit.layers.variable import CONVENTIONS
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         if options.own_seed is not None and options.run is not _demonstrate:
             raise _UsageError("--seed stands behind the command.")
-        return _run(options, sys._getframe(1).f_code.co_filename)
+        return _run(options)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,7 +82,7 @@ def script() -> int:
     return main()
 
 
-def _run(options: argparse.Namespace, caller: str) -> int:
+def _run(options: argparse.Namespace) -> int:
     """Carry out a command and print what it gives, with nobody else's words in between."""
     seen = sys.stdout is not None and sys.stdout.isatty()
     options.width = report.terminal_width() or sys.maxsize
@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace, caller: str) -> int:
         command: Callable[[argparse.Namespace], tuple[str, int]] = options.run
         text, code = command(options)
     for warning in held:
-        if warning.filename in (__file__, caller):
+        if warning.filename in (__file__, _caller()):  # of this package, see checks.warn
             _tell(f"warning: {_as_options(str(warning.message), options)}")
         else:
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
@@ -99,6 +99,14 @@ def _run(options: argparse.Namespace, caller: str) -> int:
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     print(text, flush=True)
     return code
+
+
+def _caller() -> str:
+    """The file outside this package that called it."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "torch_kinit":
+        frame = frame.f_back
+    return frame.f_code.co_filename
 
 
 @contextlib.contextmanager

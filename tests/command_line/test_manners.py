@@ -181,7 +181,7 @@ def test_a_terminal_has_colours_and_its_width(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    demo = ("plan", "torch_kinit.demo:PictureAndText")
+    demo = ("plan", "torch_kinit.inspection.demo:PictureAndText")
     assert "\033" not in run(*demo)[1]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert "\033[1m" in run(*demo)[1]
@@ -199,7 +199,7 @@ def test_the_values_fit_80_columns(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    out = run("apply", "torch_kinit.demo:PictureAndText", "--seed", 1)[1]
+    out = run("apply", "torch_kinit.inspection.demo:PictureAndText", "--seed", 1)[1]
     assert max(map(len, out.splitlines())) <= 80
     assert "not shown in 80 columns: initializer, law's bounds" in out
 

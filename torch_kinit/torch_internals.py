@@ -17,7 +17,6 @@ PRIVATE_NAMES = {
     "torch.utils._python_dispatch._get_current_dispatch_mode": "draws are eager, also inside compiled()",
     "torch._C._functorch.peek_interpreter_stack": "draws are eager, also inside compiled()",
     "torch._dynamo.mark_dynamic": "draws are eager, also inside compiled()",
-    "torch._inductor.list_options": "compiled() compiles on the CPU alone, without options",
     "torch.nn.RNNBase._init_flat_weights": "each weight is set on the module again, which tells it",
     "torch.nn.Module._apply": "FSDP2 notes new storage at the next forward",
     "torch.utils.swap_tensors": "materialize puts new tensors in the place of the old ones",
@@ -43,22 +42,14 @@ def is_intercepted() -> bool:
     return mode is None or stack is None or mode() is not None or stack() is not None
 
 
-def can_compile(device: str) -> bool:
-    """Whether torch.compile can be told all that a kernel of the same bits takes on this type of device."""
-    lengths, options = _find("torch._dynamo.mark_dynamic"), _find("torch._inductor.list_options")
-    return lengths is not None and (device == "cpu" or options is not None)
+def can_compile() -> bool:
+    """Whether torch.compile can be told which lengths change."""
+    return _find("torch._dynamo.mark_dynamic") is not None
 
 
 def mark_dynamic(tensor: Tensor) -> None:
     """Let torch.compile take the length of `tensor` for one that changes."""
     _find("torch._dynamo.mark_dynamic")(tensor, 0)
-
-
-def known_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of Inductor's options that this torch has."""
-    listing = _find("torch._inductor.list_options")
-    known = listing() if listing else ()
-    return {name: value for name, value in options.items() if name in known}
 
 
 def split_factor(placement: Any) -> int | None:

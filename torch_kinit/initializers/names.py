@@ -10,9 +10,11 @@ import torch
 
 from torch_kinit import checks
 from torch_kinit.initializers.axes import LAYOUTS, keras_shape, resolve_fans, shape_of
+from torch_kinit.initializers.calls import Call, read_call
 from torch_kinit.initializers.plain import array_, constant_
-from torch_kinit.initializers.recipe import Recipe, is_array, plain_scalar
+from torch_kinit.initializers.recipe import OURS, Recipe, is_array, plain_scalar
 from torch_kinit.initializers.scaled import AMBIGUOUS_NORMAL
+from torch_kinit.initializers.strangers import argument_here, twin_of
 from torch_kinit.initializers.structured import identity_, stft_
 from torch_kinit.initializers.table import BY_FUNCTION, BY_NAME, PARAMETERS, Initializer, Row
 from torch_kinit.streams.keras_seed import KerasSeed
@@ -26,7 +28,7 @@ def recipe(identifier: Any) -> Recipe:
     if isinstance(identifier, Recipe):
         return identifier
     if isinstance(identifier, str):
-        return Recipe(_keras_row(identifier).function, {})
+        return _from_call(read_call(identifier, _function_of)) if "(" in identifier else _named(identifier)
     if isinstance(identifier, Mapping):
         return _from_config(identifier)
     identifier = plain_scalar(identifier)
@@ -43,24 +45,53 @@ def recipe(identifier: Any) -> Recipe:
         return _from_keras_object(identifier)
     if isinstance(identifier, functools.partial):
         if identifier.args:
-            raise ValueError(f"An initializer's arguments go in by name, got {identifier!r}.")
+            raise ValueError(f"An initializer's arguments go in by name, got {checks.short(identifier)}.")
         found = Recipe(identifier.func, dict(identifier.keywords))
-        if not found.ours:
-            return found
-        known = PARAMETERS[found.function]
-        unknown = [k for k in found.arguments if k not in known]
-        if unknown:
-            raise TypeError(
-                f"{identifier.func.__name__} takes no argument {unknown[0]!r}, but {', '.join(known)}."
-                f"{checks.near(unknown[0], known)}"
-            )
-        return Recipe(found.function, {k: plain_scalar(v) for k, v in found.arguments.items()})
+        return _checked(found) if found.ours else found
     if callable(identifier) and not isinstance(identifier, type):
         return Recipe(identifier, {})
     raise ValueError(
-        f"Could not interpret the initializer {identifier!r} of type {type(identifier).__name__}: give a Keras name "
-        "such as 'he_normal', a Keras config, a function that fills a tensor, a number or an array."
+        f"Could not interpret the initializer {checks.short(identifier)} of type {type(identifier).__name__}: give a "
+        "Keras name such as 'he_normal', a Keras config, a function that fills a tensor, a number or an array."
     )
+
+
+def _named(name: str) -> Recipe:
+    """The recipe of a name of Keras', or of a function of this package."""
+    ours = OURS.get(name)
+    return Recipe(ours if ours and ours is not array_ else _keras_row(name).function, {})
+
+
+def _from_call(call: Call) -> Recipe:
+    """The recipe of a name with arguments."""
+    function = _named(call.name).function
+    if function is constant_ and len(call.values) == 1 and "value" not in call.arguments:  # as it prints
+        return _checked(Recipe(function, {"value": call.values[0], **call.arguments}))
+    if call.values:
+        first = next(iter(PARAMETERS[function]), None)
+        example = f", such as {first}=..." if first else ""
+        raise ValueError(
+            f"An initializer's arguments go in by name, got {checks.short(call.values[0])} for {call.name}{example}."
+        )
+    return _checked(Recipe(function, call.arguments))
+
+
+def _function_of(call: Call) -> Initializer:
+    """The function that a name with arguments stands for."""
+    found = _from_call(call)
+    return functools.partial(found.function, **found.arguments) if found.arguments else found.function
+
+
+def _checked(found: Recipe) -> Recipe:
+    """A recipe of ours with Python's numbers for NumPy's; arguments that the function lacks are refused."""
+    known, renamed = PARAMETERS[found.function], BY_FUNCTION[found.function].config
+    for name in found.arguments:
+        if name not in known:
+            here = f"Keras' `{name}` is `{renamed[name]}` here." if name in renamed else argument_here(name)
+            hint = f" {here}" if here else checks.near(name, known)
+            takes = f"takes no argument {checks.short(name)}, but {', '.join(known) or 'the tensor alone'}"
+            raise TypeError(f"{found.function.__name__} {takes}.{hint}")
+    return Recipe(found.function, {name: plain_scalar(value) for name, value in found.arguments.items()})
 
 
 def _from_keras_object(initializer: Any) -> Recipe:
@@ -79,21 +110,33 @@ def _from_keras_object(initializer: Any) -> Recipe:
 def _keras_row(name: str) -> Row:
     row = BY_NAME.get(name) or BY_NAME.get(name.removesuffix("V2"))  # tf.keras' alias for saved configs
     if row is None:
-        raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, BY_NAME)}")
+        raise ValueError(f"Unknown initializer {checks.short(name)}{_meant(name)}")
     return row
+
+
+def _meant(name: str) -> str:
+    """What the writer of an unknown name may have meant."""
+    if twin := twin_of(name):
+        return f": {twin}"
+    last = name.rpartition(".")[2]
+    if last != name and (last in BY_NAME or last in OURS):
+        return f". Write {last!r} alone."
+    return f".{checks.near(name, BY_NAME)}"
 
 
 def _from_config(identifier: Mapping[str, Any]) -> Recipe:
     """Read a config of Keras 2, tf.keras or Keras 3."""
     name = identifier.get("class_name")
     if not isinstance(name, str):
-        raise ValueError(f"A Keras config has a 'class_name', got {dict(identifier)!r}.")
+        raise ValueError(f"A Keras config has a 'class_name', got {checks.short(dict(identifier))}.")
     row = _keras_row(name)
     registered = identifier.get("registered_name")
     if registered and ">" in registered:
-        raise ValueError(f"{registered!r} is no initializer of Keras itself, but was registered with it by somebody.")
+        raise ValueError(
+            f"{checks.short(registered)} is no initializer of Keras itself, but was registered with it by somebody."
+        )
     if not isinstance(identifier.get("config") or {}, Mapping):
-        raise ValueError(f"The config of {name} must be a dict, got {identifier['config']!r}.")
+        raise ValueError(f"The config of {name} must be a dict, got {checks.short(identifier['config'])}.")
     config = dict(identifier.get("config") or {})
     config.pop("dtype", None)  # TensorFlow 1 wrote it; tf.keras drops it too
     arguments: dict[str, Any] = {}
@@ -108,12 +151,12 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
             axes = config.pop("input_axes", None), config.pop("output_axes", None)
             if None not in axes:  # with one alone Keras, too, goes by the shape
                 if any(isinstance(a, int) for a in axes):
-                    raise ValueError(f"`input_axes` and `output_axes` must be lists of axes, got {axes!r}.")
+                    raise ValueError(f"`input_axes` and `output_axes` must be lists of axes, got {checks.short(axes)}.")
                 arguments["fans"] = tuple(tuple(a) for a in axes)
     for key, value in config.items():
         if key not in row.config:
             raise ValueError(
-                f"Unknown key {key!r} in the config of {name}; it may have "
+                f"Unknown key {checks.short(key)} in the config of {name}; it may have "
                 f"{', '.join(row.config) or 'none but the seed'}.{checks.near(key, row.config)}"
             )
         arguments[row.config[key]] = _read(value)
@@ -135,7 +178,8 @@ def get(identifier: Any) -> Initializer | None:
     """The in-place initializer that `identifier` means, as `keras.initializers.get`.
 
     Args:
-        identifier: a name ("he_normal", "HeNormal", "truncated_normal", ...); a config of Keras 2, tf.keras or
+        identifier: a name ("he_normal", "HeNormal", "truncated_normal", ...), or one with arguments as a plan prints
+            them ("trunc_normal(std=0.02)", read as data and never evaluated); a config of Keras 2, tf.keras or
             Keras 3, `{"class_name": ..., "config": {...}}`; an initializer class or object of Keras itself; a function
             that fills a tensor, returned as it is; a number; an array, for a variable of exactly its shape; or
             None, which gives None.
@@ -144,11 +188,15 @@ def get(identifier: Any) -> Initializer | None:
         One of this package's functions, or a functools.partial of one, or the function that was given.
 
     Raises:
-        ValueError: an unknown name (with near misses), class or config key.
+        ValueError: an unknown name (with near misses, and Keras' twin of a name in torch, timm or jax), class or
+            config key.
+        TypeError: an argument that the initializer lacks, with what it is called here.
 
     Example:
         >>> get("he_normal").__name__
         'he_normal_'
+        >>> get("trunc_normal(std=0.02)").keywords
+        {'std': 0.02}
         >>> get({"class_name": "VarianceScaling", "config": {"scale": 2.0, "distribution": "normal"}}).keywords
         {'scale': 2.0, 'distribution': 'truncated_normal'}
 
@@ -228,13 +276,15 @@ def serialize(initializer: Any) -> dict[str, Any]:
     if row.function in _FANNED:
         axes = arguments.pop("fans") or (None, None)
         if any(hasattr(a, "__index__") for a in axes):
-            raise ValueError(f"Keras cannot express `fans`={axes!r}; it has axes, such as fans=((0,), (1, 2)).")
+            raise ValueError(
+                f"Keras cannot express `fans`={checks.short(axes)}; it has axes, such as fans=((0,), (1, 2))."
+            )
         config |= {
             name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)
         }
     for name, value in arguments.items():
         if name not in ("layout", "max_elements") and value != PARAMETERS[found.function][name]:
-            raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
+            raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={checks.short(value)}.")
     if found.function is identity_ and config["gain"] == 1:
         config = {}  # as Keras, whose config has no gain
     if found.function is stft_ and isinstance(config["window"], dict):

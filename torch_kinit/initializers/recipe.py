@@ -22,6 +22,7 @@ from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Entries, Law
 from torch_kinit.streams.source import LawFinder
 
+_LISTED = 64  # values of a list that is printed
 OURS = {row.function.__name__: row.function for row in ROWS}
 
 
@@ -101,7 +102,7 @@ class Recipe:
         """The recipe that `to_dict` wrote."""
         name = data["name"]
         if name not in OURS:
-            raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, OURS)}")
+            raise ValueError(f"Unknown initializer {checks.short(name)}.{checks.near(name, OURS)}")
         return cls(OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
 
     def __str__(self) -> str:
@@ -109,8 +110,9 @@ class Recipe:
         shown = [f"{k}={_short(v)}" for k, v in self.arguments.items()]
         if self.ours:
             name = name.rstrip("_")
-            if self.function in (constant_, array_):
-                shown = [_short(self.arguments.get("value", 0.0))]
+            if self.function in (constant_, array_) and "value" in self.arguments:
+                others = [f"{k}={_short(v)}" for k, v in self.arguments.items() if k != "value"]
+                shown = [_short(self.arguments["value"]), *(others if self.function is constant_ else ())]
         else:
             name = f"{getattr(self.function, '__module__', '?')}.{name}"
         return f"{name}({', '.join(shown)})" if shown else name
@@ -154,7 +156,21 @@ def _short(value: Any) -> str:
         return f"array of shape {tuple(value.shape)}"
     if callable(value):
         return str(Recipe(getattr(value, "func", value), getattr(value, "keywords", {})))
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, (list, tuple)):
+        return _short_list(value)
+    return repr(value)
+
+
+def _short_list(value: list[Any] | tuple[Any, ...]) -> str:
+    """A list or tuple as Python writes it; a long one by its size."""
+    if len(value) > _LISTED:
+        return f"{type(value).__name__} of {len(value)} values"
+    inside = ", ".join(map(_short, value))
+    if isinstance(value, list):
+        return f"[{inside}]"
+    return f"({inside},)" if len(value) == 1 else f"({inside})"
 
 
 def _plain(value: Any) -> Any:
@@ -174,7 +190,7 @@ def _plain(value: Any) -> Any:
         return value
     if callable(value):  # an initializer that another one is given
         return {"initializer": Recipe(getattr(value, "func", value), getattr(value, "keywords", {})).to_dict()}
-    raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
+    raise ValueError(f"{checks.short(value)} of type {type(value).__name__} cannot be written to JSON.")
 
 
 def _unplain(value: Any) -> Any:

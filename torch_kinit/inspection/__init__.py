@@ -1,1 +1,1 @@
-"""Looking at models: what their values are, how their signal flows, and where a port differs from Keras."""
+"""Looking at models: how a port compares with its Keras model, and what a model holds beside what was planned."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,14 +16,15 @@ from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.initializers.structured import orthogonal_, refuse_large
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model import pending
+from torch_kinit.model.progress import progress_bar
 from torch_kinit.model.rehearse import exact_values, first_view, rehearse, wants_parameter
-from torch_kinit.model.report import progress_bar
 from torch_kinit.model.steps import Step, flattened_of
 from torch_kinit.model.targets import Target, dtype_name, everything, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
 from torch_kinit.model.writing import global_generators_from, writing
 from torch_kinit.shards import by_the_whole, is_distributed, put, reshard, zero_row
 from torch_kinit.streams.generator import AnyGenerator, TorchSource, as_source
+from torch_kinit.streams.joint import draw_together, joins
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Constant, Law
 from torch_kinit.streams.source import Source
@@ -36,12 +38,21 @@ class Task:
     """What to do with one tensor of a model, all decided: `fill` does it."""
 
     def __init__(self, step: Step, recipe: Recipe, law: Law | None, target: Target, source: Source) -> None:
-        self.step, self.recipe, self.law, self.target = step, recipe, law, target
+        self.step, self.recipe, self.law, self.target, self._source = step, recipe, law, target, source
         self.variable = next(claim.variable for claim in target.claims if claim.name == step.name)
-        # A rule's own generator is used as it is; others by name, of a tied tensor the first in the alphabet.
-        self.by_name = source.for_name(min(claim.canonical for claim in target.claims))
         own = recipe.arguments.get("generator") if recipe.ours else None
-        self.source = self.by_name if own is None else as_source(own, target.tensor.device)
+        self.own = None if own is None else as_source(own, target.tensor.device)
+        self.given = self.own or source
+
+    @functools.cached_property
+    def by_name(self) -> Source:
+        """The plan's source for the target's name; of a tied tensor it is the first in the alphabet."""
+        return self._source.for_name(min(claim.canonical for claim in self.target.claims))
+
+    @property
+    def source(self) -> Source:
+        """What draws: a rule's own generator, as it is, or the plan's source by name, of the same type."""
+        return self.own or self.by_name
 
     @property
     def can_fail(self) -> bool:
@@ -74,8 +85,21 @@ class Task:
             self._fill_view(tensor, "torch", self.source)  # by the index in the whole tensor
         else:
             by_the_whole(self._fill_blocks)(tensor, variable)
-        if variable is not None and variable.zero_row is not None:
-            zero_row(tensor, variable.zero_row)
+        self.finish(tensor)
+
+    def finish(self, tensor: Tensor) -> None:
+        """Zero the row that stays zero, if there is one."""
+        if self.variable is not None and self.variable.zero_row is not None:
+            zero_row(tensor, self.variable.zero_row)
+
+    def joining(self) -> tuple[Tensor, Key, Law] | None:
+        """What `draw_together` takes to fill the target; None if it is to be filled by itself."""
+        tensor, law = self.target.tensor, self.law
+        if law is None or not isinstance(self.given, Key) or self.step.seeds or self.target.parametrized:
+            return None
+        if not joins(tensor, law) or not isinstance(key := self.source, Key):
+            return None
+        return in_layout(tensor.detach(), self.recipe.arguments.get("layout", "torch"), key.layout), key, law
 
     def _fill_blocks(self, tensor: Tensor, variable: Variable) -> Tensor:
         """Fill each variable of Keras' that a tensor packs, or is a row of, from a source of its own."""
@@ -125,7 +149,7 @@ class Execution:
         self.model, self.source = model, source
         self.tasks = list(_tasks(plan, model, found, source))
         _refuse_unkeyed(self.tasks)
-        silent = [target for target in found if all(claim.name not in plan for claim in target.claims)]
+        silent = [target for target in found if all(claim.name not in plan.names for claim in target.claims)]
         # Buffers of which the plan says nothing; setting a parametrized tensor may set those inside.
         holders = [task.step.name.rpartition(".") for task in self.tasks if task.target.parametrized]
         inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
@@ -138,13 +162,20 @@ class Execution:
         pending.refuse_meta(involved)
         pending.refuse_unset(self.untouched, self.model)
         tasks, last_that_can_fail = self._in_safe_order()
-        with Undo([task.source.argument for task in tasks] + [self.source.argument]) as undo:
+        waiting: list[tuple[Task, tuple[Tensor, Key, Law]]] = []  # small draws of a Key, which take longer one by one
+        with Undo([task.given.argument for task in tasks] + [self.source.argument]) as undo:
             for i, task in enumerate(progress_bar(tasks) if progress else tasks):
                 if i <= last_that_can_fail:
                     undo.remember(task.target, self.model)
-                task.carry_out(self.model)
+                if draw := task.joining():
+                    waiting.append((task, draw))
+                else:
+                    task.carry_out(self.model)
                 if i == last_that_can_fail:
                     pending.refuse_unset(self.set_inside, self.model)
+            draw_together([draw for _, draw in waiting])
+            for task, _ in waiting:
+                task.finish(task.target.tensor.detach())
         for target in involved:
             if target.kind == "buffer":
                 pending.forget(target, self.model)
@@ -158,7 +189,7 @@ class Execution:
         tasks = list(self.tasks)
         if sum(task.target.tensor.numel() for task in tasks) <= SMALL:
             return tasks, len(tasks) - 1
-        if all(task.recipe.ours and not isinstance(task.source, TorchSource) for task in tasks):
+        if all(task.recipe.ours and not isinstance(task.given, TorchSource) for task in tasks):
             tasks.sort(key=lambda task: not task.can_fail)
         return tasks, max((i for i, task in enumerate(tasks) if task.can_fail), default=-1)
 
@@ -169,7 +200,7 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
     for step in plan.steps:
         target = by_name.get(step.name)
         if target is None:
-            raise ValueError(f"The model has no parameter {step.name!r}, which the plan speaks of.")
+            raise ValueError(f"The model has no parameter {checks.short(step.name)}, which the plan speaks of.")
         shape, dtype = tuple(target.tensor.shape), dtype_name(target.tensor)
         if (shape, dtype) != (step.shape, step.dtype):
             raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {shape} {dtype}.")
@@ -188,14 +219,14 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
                 _, task.law = rehearse(step.initializer, task.variable, target)
             _refuse_source(task)
         yield task
-    if left := [name for name, target in by_name.items() if name not in plan and target.kind == "parameter"]:
+    if left := [name for name, target in by_name.items() if name not in plan.names and target.kind == "parameter"]:
         raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
 
 
 def _refuse_source(task: Task) -> None:
     """Raise if the source of a task cannot do what is asked of it; a Key can all."""
     recipe, tensor = task.recipe, task.target.tensor
-    source = task.step.seeds[0] if task.step.seeds else task.source
+    source = task.step.seeds[0] if task.step.seeds else task.given
     if isinstance(source, TorchSource):
         as_source(source.generator, tensor.device)
     elif isinstance(source, Key):
@@ -221,7 +252,7 @@ def _refuse_unkeyed(tasks: list[Task]) -> None:
             refuse_large(task.target.tensor, recipe.settled["max_elements"], name)
         if not (distributed or in_group) or task.step.seeds:
             continue
-        agreed = isinstance(task.source, Key) or (recipe.ours and not isinstance(task.source, TorchSource))
+        agreed = isinstance(task.given, Key) or (recipe.ours and not isinstance(task.given, TorchSource))
         if not agreed and (recipe.accepts("generator") or not recipe.ours):  # nobody knows what another's draws
             what = "a DTensor" if distributed else "drawn in a process group"
             raise ValueError(f"{name} is {what}: give `seed`, equal on each process, so that all agree on its values.")
@@ -230,16 +261,20 @@ def _refuse_unkeyed(tasks: list[Task]) -> None:
 def source_of(generator: AnyGenerator, seed: int | None, prefix: str) -> Source:
     """The source that the arguments `generator`, `seed` and `prefix` of `apply` ask for."""
     if seed is not None and generator is not None:
-        raise ValueError(f"`seed` and `generator` exclude each other, got {seed!r} and {generator!r}.")
+        raise ValueError(
+            f"`seed` and `generator` exclude each other, got {checks.short(seed)} and {checks.short(generator)}."
+        )
     # Devices are looked at tensor by tensor.
     source = as_source(generator if seed is None else Key(seed), torch.device("meta"))
     if not isinstance(prefix, str):
-        raise TypeError(f"`prefix` must be a name such as 'encoder', got {prefix!r}.")
+        raise TypeError(f"`prefix` must be a name such as 'encoder', got {checks.short(prefix)}.")
     if not prefix:
         return source
     if not all(map(str.strip, prefix.split("."))):
-        raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {prefix!r}.")
+        raise ValueError(f"`prefix` must be a name such as 'encoder' without empty parts, got {checks.short(prefix)}.")
     if not isinstance(source, Key):
-        raise ValueError(f"`prefix`={prefix!r} is for values that depend on names, so it needs `seed` or a Key.")
+        raise ValueError(
+            f"`prefix`={checks.short(prefix)} is for values that depend on names, so it needs `seed` or a Key."
+        )
     bare = ".".join(part for part in prefix.split(".") if part not in WRAPPERS)
     return source.fold_in(bare) if bare else source

@@ -13,8 +13,9 @@ from torch import nn
 from torch_kinit import checks
 from torch_kinit.initializers.plain import array_
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.model.rules import Decision, Rule, Skip, UnusedRuleError, Value
+from torch_kinit.model.rules import KERAS_DEFAULTS, Decision, Rule, Skip, UnusedRuleError, Value, role_named
 from torch_kinit.model.targets import Claim, canonical_paths
+from torch_kinit.model.wildcards import warn_of_random_values
 
 _MAGIC = re.compile(r"[*?[]")
 _LISTED, _HINTS = 30, 5  # problems named in an error, and looked into
@@ -32,22 +33,26 @@ class Said(NamedTuple):
 def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) -> dict[int, Decision]:
     """What the last rule that speaks of it says of each claim, by its place.
 
-    A key matches names of the bare model, without wrappers; one that matches none of them, names with wrappers.
+    A key matches names of the bare model, without wrappers; one that matches none of them, names with wrappers; and one
+    that matches nothing and is no module's path, a role of all layers.
 
     Raises:
         UnusedRuleError: a rule, or one of its roles, says nothing of anything.
     """
-    decisions: dict[int, Decision] = {}
+    spoken: dict[int, tuple[Rule, Value]] = {}
     if not rules:
-        return decisions
+        return {}
     bare, full = _Index(claims, full=False), None
     problems: list[str] = []
     for rule in rules:
         said = _ask(rule, bare, claims)
-        if not said and not isinstance(rule.key, type):
+        if not said and not rule.of_classes:
             full = full or _Index(claims, full=True)
             said = _ask(rule, full, claims)
-        decisions |= {i: Decision(words.value, rule.label) for i, words in said.items() if words.value is not None}
+        if not said and _is_role(rule, claims, model):
+            rule = rule.of_role()
+            said = _ask(rule, bare, claims)
+        spoken |= {i: (rule, words.value) for i, words in said.items() if words.value is not None}
         if not said:
             hint = _hint(rule.key, claims, model) if len(problems) < _HINTS else ""
             problems.append(f"{rule.label} matches nothing.{hint}")
@@ -55,7 +60,7 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         used = {words.role for words in said.values()}
         seen = {role for i in said if rule.roles and (role := claims[i].role)}
         problems += [
-            f"{rule.label} speaks of {role!r}, which what it matches lacks; "
+            f"{rule.label} speaks of {checks.short(role)}, which what it matches lacks; "
             f"it has {', '.join(sorted(seen)) or 'no roles'}.{checks.near(role, seen)}"
             for role in rule.roles
             if role not in used
@@ -64,7 +69,21 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         more = [f"  ... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         listed = [f"  {problem}" for problem in problems[:_LISTED]]
         raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed, *more]))
-    return decisions
+    warn_of_random_values(spoken, claims)
+    return {i: Decision(value, rule.label) for i, (rule, value) in spoken.items()}
+
+
+def _is_role(rule: Rule, claims: Sequence[Claim], model: nn.Module) -> bool:
+    """Whether a key that matches no name is a role which layers of the model have."""
+    if rule.bare is None or not isinstance(rule.key, str) or role_named(rule.key) not in _roles(claims):
+        return False
+    return rule.key not in canonical_paths(model.named_modules(remove_duplicate=False)).values()
+
+
+def _roles(claims: Iterable[Claim]) -> set[str]:
+    """The roles that the layers of a model have."""
+    roles = {claim.role for claim in claims if claim.role}
+    return roles | {also for role in roles for also in _ALSO.get(role, ())}
 
 
 def _ask(rule: Rule, index: _Index, claims: Sequence[Claim]) -> dict[int, Said]:
@@ -113,7 +132,7 @@ class _Index:
 
     def find(self, key: Any) -> dict[int, bool]:
         """The places of the claims that a key matches, in their order, and whether it matches the very name."""
-        if isinstance(key, type):
+        if isinstance(key, (type, tuple)):
             return {i: False for owner, i in self._owners if isinstance(owner.module, key)}
         hits = dict.fromkeys(self._paths.find(key), False) | dict.fromkeys(self._names.find(key), True)
         return dict(sorted(hits.items()))
@@ -153,17 +172,12 @@ def _starting(texts: list[str], prefix: str) -> list[str]:
     return texts[bisect.bisect_left(texts, prefix) : bisect.bisect_left(texts, prefix + chr(0x10FFFF))]
 
 
-def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
+def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
     """What the writer of a rule that matched nothing may have meant."""
+    if isinstance(key, (type, tuple)):
+        classes = key if isinstance(key, tuple) else (key,)
+        return next(filter(None, (_hint_of_class(cls, model) for cls in classes)), "")
     names = {claim.canonical: claim.name for claim in claims}
-    if isinstance(key, type):
-        if inside := [path for path, module in model.named_modules() if isinstance(module, key)]:
-            if list(model.get_submodule(inside[0]).parameters(recurse=False)):
-                why = "has no layout; name its parameters, or use register_layout"
-            else:
-                why = "holds no parameters of its own; name its layers' classes"
-            return f" {inside[0] or 'The model'} is one, but {why}."
-        return checks.near(key.__name__, {type(m).__name__ for m in model.modules()})
     if isinstance(key, re.Pattern):
         return _near(key.pattern, names) or " A regex must match the whole name."
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -172,11 +186,30 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
     if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
-        return " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key."
+        return (
+            " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key, or in a rule "
+            'file "torch.nn:Linear".'
+        )
+    roles = _roles(claims)
+    if (role := role_named(key)) in KERAS_DEFAULTS:
+        if role in roles:
+            return " It is a role of all layers, so its value is an initializer, not a dict."
+        return f" No layer has this role; there are {', '.join(sorted(roles)) or 'no roles'}."
     paths = {**names, **{owner.canonical: owner.path for claim in claims for owner in claim.modules}}
     if key and (inner := [path for path in paths if path.endswith(f".{key}")]):
-        return f" Did you mean {min(inner, key=len)!r}?"
-    return _near(key, paths)
+        return f" Did you mean {checks.short(min(inner, key=len))}?"
+    return _near(key, {**paths, **{role: role for role in roles}})
+
+
+def _hint_of_class(cls: type, model: nn.Module) -> str:
+    """Why a rule for a class matched nothing."""
+    if inside := [path for path, module in model.named_modules() if isinstance(module, cls)]:
+        if list(model.get_submodule(inside[0]).parameters(recurse=False)):
+            why = "has no layout; name its parameters, or use register_layout"
+        else:
+            why = "holds no parameters of its own; name its layers' classes"
+        return f" {inside[0] or 'The model'} is one, but {why}."
+    return checks.near(cls.__name__, {type(m).__name__ for m in model.modules()})
 
 
 def _near(key: str, names: Mapping[str, str]) -> str:

@@ -66,11 +66,13 @@ def materialize(model: Model, device: Device) -> Model:
 def target_device(device: Device) -> torch.device:
     """`device` as a torch.device that has memory."""
     if isinstance(device, bool) or not isinstance(device, (torch.device, str, int)):
-        raise TypeError(f"`device` must be a device such as 'cpu' or 'cuda', got {device!r}.")
+        raise TypeError(f"`device` must be a device such as 'cpu' or 'cuda', got {checks.short(device)}.")
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"`device` must be a device such as 'cpu' or 'cuda', got {device!r}: {error}") from None
+        raise ValueError(
+            f"`device` must be a device such as 'cpu' or 'cuda', got {checks.short(device)}: {error}"
+        ) from None
     if found.type == "meta":
         raise ValueError("`device` must have memory, such as 'cpu' or 'cuda', got 'meta'.")
     return found

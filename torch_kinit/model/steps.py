@@ -68,6 +68,24 @@ class Step:
         """The standard deviation of the values by the law; None where it is not known."""
         return self.law.std if self.law else None
 
+    @property
+    def becomes(self) -> str:
+        """What the tensor is filled with, in words: its initializer's call, or "(left alone)"."""
+        return "(left alone)" if self.initializer is None else str(self.initializer)
+
+    def __str__(self) -> str:
+        """What it does in one line, as "weight, the kernel of Linear: glorot_uniform, fans (3, 8), std 0.4264"."""
+        names = " = ".join((self.name, *self.tied))
+        what = f"the {self.role} of {self.layer}" if self.role else f"of {self.layer}"
+        facts = [self.becomes]
+        if self.fans:
+            facts.append(f"fans {f'{self.blocks} x ' * (self.blocks > 1)}{self.fans}")
+        if self.std is not None:
+            facts.append(f"std {self.std:.4g}")
+        if self.seeds:
+            facts.append(f"Keras seed {', '.join(str(seed.seed) for seed in self.seeds)}")
+        return f"{names}, {what}, {self.shape} {self.dtype}: {', '.join(facts)}; rule: {self.rule}"
+
     def to_dict(self) -> dict[str, Any]:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
@@ -139,7 +157,9 @@ def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list
 def _names(only: Any) -> set[str]:
     if isinstance(only, (str, Tensor, nn.Module)) or not isinstance(only, Iterable):
         kind = type(only).__name__
-        raise TypeError(f"`only` must be a list of names or a function of a name, got {only!r} of type {kind}.")
+        raise TypeError(
+            f"`only` must be a list of names or a function of a name, got {checks.short(only)} of type {kind}."
+        )
     names = list(only)
     if strangers := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"`only` must hold names, which are strings, got one of type {type(strangers[0]).__name__}.")

@@ -1,0 +1,269 @@
+"""A Keras model beside its torch port, layer by layer, from the config alone: `compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torch_kinit import checks
+from torch_kinit.initializers.names import recipe
+from torch_kinit.inspection import checking, optimizers
+from torch_kinit.inspection.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.events import attach_padding
+from torch_kinit.inspection.keras_graph import Unit, units_of
+from torch_kinit.inspection.masks import mask_notes
+from torch_kinit.inspection.pairing import pair
+from torch_kinit.inspection.port_order import Item, Order, code_of
+from torch_kinit.keras.configs import is_model, load_config
+from torch_kinit.keras.draws import Config, Layer
+from torch_kinit.keras.flatten import unmarked
+from torch_kinit.keras.matching import Modules, Place, paired, places
+from torch_kinit.keras.port import rules_of
+from torch_kinit.keras.saved_model import Model
+from torch_kinit.keras.slots import Holdings, Slot, holdings
+from torch_kinit.layers.variable import Options
+from torch_kinit.model.report import Table, as_html, as_text
+from torch_kinit.model.rules import KERAS_DEFAULTS
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_UNBIASED = Note("-", "torch's running variance is the unbiased one", "none needed: outputs in eval mode off by 4e-5")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: the differences, what matters most first, and what `forward` or the loop must do.
+
+    `layers` has the path of the modules of each Keras layer with weights, `laws` the law of each parameter.
+
+    Example:
+        >>> from torch import nn
+        >>> import torch_kinit as kinit
+        >>> dense = {"class_name": "Dense", "config": {"units": 2}}
+        >>> config = {"class_name": "Sequential", "config": {"layers": [dense]}}
+        >>> found = kinit.compare(config, nn.Sequential(nn.Linear(3, 2)))
+        >>> found.ok, found.differences, found.laws["0.weight"]
+        (True, (), 'glorot_uniform')
+    """
+
+    differences: tuple[Difference, ...]
+    notes: tuple[Note, ...]
+    layers: dict[str, str]
+    laws: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no difference."""
+        return not self.differences
+
+    def __str__(self) -> str:
+        said = [f"{len(self.layers)} layers with weights, {len(self.differences)} differences."]
+        said += [as_text(*self._differences())] if self.differences else []
+        lines = [f"  {note.layer}: {note.what}: {note.mend}" for note in self.notes]
+        return "\n".join([*said, *(["Not seen in a config or in modules:", *lines] if lines else [])])
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.layers)} layers, {len(self.differences)} differences>"
+
+    def _repr_html_(self) -> str:
+        notes = [[note.layer, note.what, note.mend] for note in self.notes]
+        tables = [as_html(*self._differences())] if self.differences else ["<p>No differences.</p>"]
+        return "".join([*tables, *([as_html(["layer", "not seen", "mend"], notes)] if notes else [])])
+
+    def _differences(self) -> Table:
+        rows = [[d.layer, d.module, d.what, d.keras, d.port, str(d.weight), d.mend] for d in self.differences]
+        return ["layer", "module", "what", "Keras", "port", "effect on training", "mend"], rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain data that JSON can hold."""
+        differences = [{**dataclasses.asdict(d), "weight": d.weight.text} for d in self.differences]
+        notes = [dataclasses.asdict(note) for note in self.notes]
+        return {"ok": self.ok, "differences": differences, "notes": notes, "layers": self.layers, "laws": self.laws}
+
+
+def compare(
+    keras_config: Any,
+    port: nn.Module,
+    *,
+    modules: Modules | None = None,
+    order: Sequence[str] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    convention: str = "keras-3.15",
+    depthwise: bool = True,
+) -> Comparison:
+    """Compare a Keras model with its torch port: what makes them train differently though every weight is equal.
+
+    Layers with weights are matched as `from_keras` does, and their arguments compared: epsilon, momentum, padding,
+    strides, dilation, gates, biases, what is frozen. Pooling, activations, dropout and the like are matched with the
+    modules between; in a Sequential their order is known, elsewhere their kind and number are compared. What a port
+    does by functions in `forward` cannot be seen: it is listed in `notes`, not reported as a difference.
+
+    Args:
+        keras_config: a Sequential or functional Keras model, as `rules_from_keras` takes it.
+        port: the torch port; neither changed nor run.
+        modules: which torch module is which Keras layer, as in `rules_from_keras`.
+        order: the names of the Keras layers with weights in the order in which the port registers their modules, if
+            that is not the config's.
+        optimizer: the torch optimizer, compared with that of the compiled model in the config; None lists what to set.
+        convention, depthwise: as in `plan`.
+
+    Returns:
+        A `Comparison`: `ok`, `differences` with their effect on training as it was measured, and a line of torch that
+        mends each; `notes`, `layers`, `laws`.
+
+    Raises:
+        ValueError, TypeError: as `rules_from_keras`: weights of other shapes than the port's, a layer without a twin, a
+            config that does not list its layers; an optimizer, and a config that has none.
+
+    Example:
+        >>> from torch import nn
+        >>> import torch_kinit as kinit
+        >>> norm = {"class_name": "BatchNormalization", "config": {"momentum": 0.99, "epsilon": 0.001}}
+        >>> config = {"class_name": "Sequential", "config": {"layers": [norm]}}
+        >>> for found in kinit.compare(config, nn.Sequential(nn.BatchNorm2d(4))).differences:
+        ...     print(found.what, "|", found.weight, "|", found.mend)
+        momentum | loss equal, but outputs in eval mode off by 0.25 to 0.9 after 20 steps | port[0].momentum = 0.01
+        epsilon | loss off by up to 0.28 within 20 steps | port[0].eps = 0.001
+    """
+    checks.module(port, "port")
+    config = _listing(load_config(keras_config, seeds=False))
+    held, keras = holdings(port, Options(convention, depthwise)), Model(config)
+    found = places(_reordered(keras.layers, order), held, modules)
+    units, order_of_port = units_of(config), Order(port, held)
+    slots = {layer.name: _slots(found, layer) for layer in keras.layers if layer.weights}
+    own = {name: _items(given, order_of_port) for name, given in slots.items()}
+    attach_padding(units, order_of_port)
+    results = [*_of_layers(units, own, slots, held, order_of_port), *_of_order(units, own, order_of_port)]
+    results += [*_of_flatten(config, found, held), *mask_notes(units)]
+    results += [note for unit in units for note in checking.notes_of(unit)]
+    results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order_of_port.items) else []
+    results += _of_compile(config, optimizer, units)
+    laws, doubts = _laws(found, held)
+    results += [*doubts, *(Note("-", "fans of attention", f"{doubt}") for doubt in keras.check_convention(convention))]
+    layers = {name: ", ".join(item.path for item in items) for name, items in own.items()}
+    return Comparison(*_sorted(results), layers, laws)
+
+
+def _listing(config: Config) -> Config:
+    """A config that lists layers; of what `keras_config` captured, that part alone."""
+    if not is_model(config):
+        raise ValueError(
+            "`keras_config` is of a subclassed model, which saves its weights and none of its layers' arguments: there "
+            "is nothing to compare. Give the config of a Sequential or functional model."
+        )
+    return {key: value for key, value in config.items() if key not in ("weights", "convention")}
+
+
+def _reordered(layers: Sequence[Layer], order: Sequence[str] | None) -> list[Layer]:
+    """The layers with weights as `order` names them."""
+    weighted = {layer.name: layer for layer in layers if layer.weights}
+    if order is None:
+        return list(weighted.values())
+    if isinstance(order, str) or not all(isinstance(name, str) for name in order):
+        raise TypeError(f"`order` must be a list of the names of Keras layers, got {order!r}.")
+    if unknown := [name for name in order if name not in weighted]:
+        hint = checks.near(unknown[0], weighted)
+        raise ValueError(f"`order` has {unknown[0]!r}, which is no Keras layer with weights.{hint}")
+    if sorted(order) != sorted(weighted):
+        left = [name for name in weighted if name not in order]
+        raise ValueError(f"`order` leaves out {left[0]!r}." if left else "`order` has a layer twice.")
+    return [weighted[name] for name in order]
+
+
+def _slots(found: Iterable[Place], layer: Layer) -> list[Slot]:
+    return [place.slot for place in found if place.layer is layer and place.slot]
+
+
+def _items(slots: Iterable[Slot], order: Order) -> list[Item]:
+    """The modules that hold these weights."""
+    return [order.by_path[path] for path in dict.fromkeys(slot.module for slot in slots) if path in order.by_path]
+
+
+def _of_layers(
+    units: Iterable[Unit],
+    own: dict[str, list[Item]],
+    slots: dict[str, list[Slot]],
+    held: Holdings,
+    order: Order,
+) -> list[Difference | Note]:
+    found: list[Difference | Note] = []
+    for unit in units:
+        if items := own.get(unit.name):
+            found += checking.check_layer(unit, items, certain=order.is_certain(items[0]))
+            found += checking.check_training(unit, items, slots[unit.name], held)
+    return found
+
+
+def _of_order(units: Sequence[Unit], own: dict[str, list[Item]], order: Order) -> list[Difference | Note]:
+    """Of what stands between layers with weights."""
+    placed = {name: items for name, items in own.items() if items}
+    pairing = pair(units, order, placed, checking.check_pair)
+    found: list[Difference | Note] = []
+    for event, item, certain in pairing.pairs:
+        found += checking.check_pair(event, item, certain=certain)
+    for event, after in pairing.missing:
+        found += checking.check_missing(event, after)
+    for inside in pairing.inside:
+        found += checking.check_inside(*inside)
+    for item, unit in pairing.extra:
+        found += checking.check_extra(item, unit)
+    found += [checking.check_moved(*moved) for moved in pairing.moved]
+    return found + [Note(event.unit.name, str(event), "a function in `forward`") for event in pairing.unseen]
+
+
+def _of_flatten(config: Config, found: Sequence[Place], held: Holdings) -> list[Difference]:
+    differences = []
+    for name, slot, sizes in unmarked(config, found, held):
+        code, said = code_of(slot.module), held.variables[slot.names[0]].flattened
+        port = f"said to follow {said}" if said else "no order said"
+        mend = f"kinit.flattened({code}, {sizes or '(channels, *spatial)'})"
+        keras = f"Flatten of {(*sizes[1:], sizes[0])}, channels last" if sizes else "Flatten of channels-last data"
+        differences.append(Difference(name, slot.module, "Flatten", keras, port, MEASURED["flatten"], mend))
+    return differences
+
+
+def _of_compile(config: Config, optimizer: Any, units: Iterable[Unit]) -> list[Difference | Note]:
+    compiled = config.get("compile_config")
+    if not compiled:
+        if optimizer is not None:
+            raise ValueError(
+                "`optimizer` is given, and `keras_config` has no optimizer to compare it with: give to_json() of the "
+                "compiled model."
+            )
+        return []
+    penalties = [
+        value["config"]["l2"]
+        for unit in units
+        for key, value in unit.config.items()
+        if key.endswith("_regularizer") and isinstance(value, dict) and (value.get("config") or {}).get("l2")
+    ]
+    return [*optimizers.compare_optimizer(compiled, optimizer, penalties), *optimizers.loss_notes(compiled)]
+
+
+def _laws(found: Sequence[Place], held: Holdings) -> tuple[dict[str, str], list[Note]]:
+    """The law of each parameter by the config, and a note if kinit.apply would not draw it without being told."""
+    try:
+        rules = rules_of(paired(found), held)
+    except ValueError as error:
+        return {}, [Note("-", "initializers", str(error))]
+    given = set()
+    for layer, weight, slot in found:
+        if slot:
+            role = slot.role.rpartition("/")[2]
+            default = held.variables[slot.names[0]].default or KERAS_DEFAULTS.get(role)
+            if default and recipe(rules[slot.names[0]]) != recipe(default):
+                given.add(f"{layer.name} {weight.source.name}")
+    told = "kinit.apply(port, kinit.rules_from_keras(keras_config, port))"
+    notes = [Note("-", f"initializers: {', '.join(sorted(given))}", told)] if given else []
+    return {name: str(rule) for name, rule in rules.items()}, notes
+
+
+def _sorted(results: Iterable[Difference | Note]) -> tuple[tuple[Difference, ...], tuple[Note, ...]]:
+    """The differences, what matters most first, and the notes, each once."""
+    found = dict.fromkeys(results)
+    differences = sorted((d for d in found if isinstance(d, Difference)), key=lambda d: -d.weight.size)
+    return tuple(differences), tuple(note for note in found if isinstance(note, Note))

@@ -122,7 +122,7 @@ def test_a_name_that_means_several_is_refused():
     inner = {name: nn.Linear(2, 3) for name in ("_orig_mod", "_fsdp_wrapped_module", "module")}
     plan = kinit.plan(nn.ModuleDict(inner))
     for name, several in (("weight", "'_orig_mod"), ("module.module.weight", ".*, 'module")):
-        with pytest.raises(KeyError, match=rf"'{name}' is ambiguous: without .* wrappers it may be {several}.weight'"):
+        with pytest.raises(KeyError, match=rf"'{name}' is ambiguous: without .* it may be {several}.weight'"):
             plan[name]
         assert name not in plan
     assert [plan[f"{name}.weight"].name for name in inner] == [f"{name}.weight" for name in inner]

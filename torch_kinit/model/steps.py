@@ -81,13 +81,19 @@ class Step:
             return "(left alone)"
         return ", then ".join((str(self.initializer), *self.parametrizations))
 
+    @property
+    def told_fans(self) -> str:
+        """The fans with the number of blocks, as "3 x (12, 12)"; "-" for an initializer without."""
+        packed = f"{self.blocks} x " if self.blocks > 1 else ""
+        return "-" if self.fans is None else f"{packed}({self.fans[0]}, {self.fans[1]})"
+
     def __str__(self) -> str:
         """What it does in one line, as "weight, the kernel of Linear: glorot_uniform, fans (3, 8), std 0.4264"."""
         names = " = ".join((self.name, *self.tied))
         what = f"the {self.role} of {self.layer}" if self.role else f"of {self.layer}"
         facts = [self.becomes]
         if self.fans:
-            facts.append(f"fans {f'{self.blocks} x ' * (self.blocks > 1)}{self.fans}")
+            facts.append(f"fans {self.told_fans}")
         if self.std is not None:
             facts.append(f"std {self.std:.4g}")
         if self.seeds:

@@ -124,6 +124,8 @@ def check_case(rank, world, case, device):
             except ValueError as error:
                 refused = str(error)
             assert "DTensor" in refused, refused
+    if case == "meta, FSDP2":
+        check_spectral_norm(world, device)
     if from_meta and "TP" not in case:  # which torch cannot run with uneven shards
         check_trains(model, optimizer, device)
 
@@ -139,6 +141,30 @@ def check_materialized(model, device):
         local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         assert local.device.type == device, name
         assert bool(local.isnan().all() if local.is_floating_point() else (local == 0).all()), name
+
+
+def check_spectral_norm(world, device):
+    """Raise AssertionError unless spectral_norm's originals and vectors are those of one process, twice."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    def make():
+        return nn.Sequential(spectral_norm(nn.Linear(6, 5)), spectral_norm(nn.ConvTranspose1d(3, 5, 2)))
+
+    single = make().to(device)
+    kinit.apply(single, seed=7)
+    with torch.device("meta"):
+        model = make()
+    mesh = init_device_mesh(device, (world,))
+    for part in (*model, model):
+        fully_shard(part, mesh=mesh)
+    kinit.materialize(model, device)
+    for _ in range(2):
+        kinit.apply(model, seed=7)
+        state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
+        assert digest(state) == digest(single.state_dict())
+        model[0](torch.ones(2, 6, device=device)).sum().backward()
 
 
 def check_trains(model, optimizer, device):

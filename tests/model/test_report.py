@@ -1,5 +1,6 @@
 """A plan is printed as text and HTML: it fits, no name or number is cut, and what repeats is told once."""
 
+import dataclasses
 import html.parser
 import itertools
 import re
@@ -236,6 +237,16 @@ def test_colour_is_asked_for(monkeypatch):
         assert "\033[36m'head'" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
     assert plan.to_text(color=True) == plain
+
+
+def test_what_values_pass_through_is_told():
+    """A parametrization stands behind the initializer, in tables and lines, and wraps where it is narrow."""
+    plan = kinit.plan(nn.Linear(3, 2), {"weight": "he_normal"})
+    steps = tuple(dataclasses.replace(step, parametrizations=("spectral_norm",)) for step in plan)
+    told = dataclasses.replace(plan, steps=steps)
+    assert "he_normal, then spectral_norm" in str(told)
+    assert "float32: he_normal, then spectral_norm, fans (3, 2)" in str(told["weight"])
+    assert re.search(r"he_normal, then .*\n +spectral_norm\n", told.to_text(60))
 
 
 def test_what_is_usual_is_told_once():

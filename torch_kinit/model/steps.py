@@ -39,6 +39,9 @@ class Step:
         kind: "parameter" or "buffer".
         seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
         flattened: the (channels, *spatial) that the layer's inputs are flattened from, as `flattened` said; or None.
+        parametrizations: what the values pass through before the layer uses them, by the names of torch's functions
+            or of a user's classes: ("weight_norm",). "pruning" stands for torch.nn.utils.prune, and "power_iteration"
+            for what makes spectral_norm's vectors fit the weight. Where they change the values, `law` is None.
 
     Example:
         >>> from torch import nn
@@ -62,6 +65,7 @@ class Step:
     kind: str = "parameter"
     seeds: tuple[KerasSeed, ...] = ()
     flattened: tuple[int, ...] | None = None
+    parametrizations: tuple[str, ...] = ()
 
     @property
     def std(self) -> float | None:
@@ -70,8 +74,10 @@ class Step:
 
     @property
     def becomes(self) -> str:
-        """What the tensor is filled with, in words: its initializer's call, or "(left alone)"."""
-        return "(left alone)" if self.initializer is None else str(self.initializer)
+        """What the tensor is filled with, in words: "he_normal, then spectral_norm", or "(left alone)"."""
+        if self.initializer is None:
+            return "(left alone)"
+        return ", then ".join((str(self.initializer), *self.parametrizations))
 
     @property
     def told_fans(self) -> str:
@@ -96,7 +102,8 @@ class Step:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
-        values = {name: v for name, v in vars(self).items() if name != "flattened" or v}  # which 0.3.0 cannot read
+        newer = ("flattened", "parametrizations")  # which 0.3.0 and 0.4.0 cannot read
+        values = {name: v for name, v in vars(self).items() if name not in newer or v}
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "initializer": initializer,

@@ -289,6 +289,15 @@ def test_sentences_wrap_and_calls_lose_their_arguments():
     assert re.search(r"num_\w*…\w*ed ", text[2])
 
 
+def test_words_wrap_before_any_is_cut():
+    """A column gives way down to its longest word before a word of another is cut."""
+    rows = [["0.weight", "num_batches_tracked", "a rule of many short words"]]
+    text = report.as_text(["name", "role", "rule"], rows, 40)
+    assert "num_batches_tracked" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 40
+
+
 def test_a_table_of_one_column():
     """It has no headings."""
     assert report.as_text(["x"], [["one"], ["two"]], 2).splitlines() == ["x", "---", "one", "two"]

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch_kinit import checks, torch_internals
 from torch_kinit.initializers.recipe import OURS, Recipe
 from torch_kinit.model.matching import answers
+from torch_kinit.model.parametrized import law_behind, names_of, vectors_of
 from torch_kinit.model.pending import awaits
+from torch_kinit.model.pruned import pruning_hooks
 from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
 from torch_kinit.model.rules import Decision, Rule, TiedParameterError, UncoveredParameterError, keras_default, skip
 from torch_kinit.model.targets import Claim, Target, dtype_name, extra_states, refuse_unsettable, stored_names
@@ -20,6 +22,7 @@ from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.laws import Law, law_from_dict
 
 Only = Iterable[str] | Callable[[str], bool] | None
+UNCOVERED = "left alone (uncovered)"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Step:
 
     @property
     def becomes(self) -> str:
-        """What the tensor is filled with, in words: "he_normal, then spectral_norm", or "(left alone)"."""
+        """What the tensor ends as, in words: "he_normal", "he_normal, then spectral_norm" or "(left alone)"."""
         if self.initializer is None:
             return "(left alone)"
         return ", then ".join((str(self.initializer), *self.parametrizations))
@@ -148,6 +151,7 @@ def restrict(found: list[Target], only: Any, model: nn.Module) -> None:
             chosen = [[bool(only(claim.name)) for claim in target.claims] for target in found]
     else:
         chosen = _chosen_from(_names(only), found, model)
+    _choose_vectors(chosen, found, model)
     for target, each in zip(found, chosen, strict=True):
         if not all(each) and (target.has_step() or awaits(target, model)):
             lacking = [claim.canonical for claim, has in zip(target.claims, each, strict=True) if not has]
@@ -165,6 +169,16 @@ def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list
         listed = ", ".join(map(repr, unknown))
         raise ValueError(f"`only` has {listed}, which no parameter or buffer of the model is called.{hint}")
     return [[not names.isdisjoint(each) for each in stored] for stored in known]
+
+
+def _choose_vectors(chosen: list[list[bool]], found: list[Target], model: nn.Module) -> None:
+    """Choose all vectors of a spectral_norm whose weight is chosen, or one of them."""
+    places = {id(target.tensor): i for i, target in enumerate(found)}
+    for target, each in zip(found, chosen, strict=True):
+        vectors = [places[id(vector)] for vector in vectors_of(target, model)]
+        if vectors and any(map(all, [each, *(chosen[i] for i in vectors)])):
+            for i in vectors:
+                chosen[i] = [True] * len(chosen[i])
 
 
 def _names(only: Any) -> set[str]:
@@ -194,9 +208,11 @@ def refuse_uncovered(found: list[Target]) -> None:
 
 
 def _old_norm_hint(target: Target) -> str:
-    old = target.name.endswith(("_g", "_v", "_orig"))
-    if not old or not torch_internals.forward_pre_hooks(target.claims[0].modules[0].module):
+    old, module = target.name.endswith(("_g", "_v", "_orig")), target.claims[0].modules[0].module
+    if not old or not torch_internals.forward_pre_hooks(module):
         return ""
+    if pruning_hooks(module):
+        return " (pruned by torch.nn.utils.prune: a rule for this name sets it, and the mask stays)"
     return " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
 
 
@@ -206,11 +222,12 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
     target.claims.sort(key=lambda other: other is not claim)  # the first may have said skip, or have nothing to say
     decision, variable = claim.decision, claim.variable
     value = decision.value if isinstance(decision.value, Recipe) else None
-    fans, law = None, None
+    fans, law, passed = None, None, names_of(target, model)
     if value is not None:
         with checks.context(f"{claim.name} (rule {decision.rule})"):
             fans, law = rehearse_once(value, variable, target, rehearsals)
             refuse_unsettable(target, model)
+        law = law_behind(law, passed, value, tensor.ndim)
     return Step(
         name=claim.name,
         layer=claim.layer,
@@ -221,10 +238,11 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
         fans=fans,
         blocks=variable.blocks if variable and value and not wants_parameter(value) else 1,
         law=law,
-        rule=decision.rule or "left alone (uncovered)",
+        rule=decision.rule or UNCOVERED,
         tied=tuple(other.name for other in target.claims[1:]),
         kind=target.kind,
         flattened=variable.flattened if variable else None,
+        parametrizations=passed,
     )
 
 

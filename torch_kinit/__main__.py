@@ -1,4 +1,4 @@
-"""The command line: a demonstration without a command; `plan`, `apply` and `replay` for any importable model."""
+"""The command line: a demonstration without a command; `plan`, `apply`, `replay`, `compare` for importable models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
-from torch_kinit import Plan, __version__, load_rules, plan, replay_keras, twin
+from torch_kinit import Plan, __version__, compare, load_rules, plan, replay_keras, twin
 from torch_kinit.inspection.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
@@ -53,7 +53,7 @@ class _Command(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, 2 after a wrong argument, told on stderr, or 130 after an interrupt."""
+    """Run the command line; 0, 1 if `compare` finds something, 2 after a wrong argument, or 130 after an interrupt."""
     options = argparse.Namespace()
     try:
         options = _parser().parse_args(arguments)
@@ -165,7 +165,6 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:GRU")
         added.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory")
         added.add_argument("--json", action="store_true", help="print JSON")
-        added.add_argument("--no-fold", action="store_true", help="print each of several equal blocks")
         command.arguments(added)
         added.set_defaults(run=command.run)
     return parser
@@ -178,6 +177,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--on-uncovered", choices=("error", "keep"), help="what to do with a parameter without a rule")
     _convention_argument(parser)
+    _fold_argument(parser)
 
 
 def _apply_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +205,19 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", choices=BUILDS, help="how the Keras program makes its layers")
     parser.add_argument("--made", choices=WAYS, help="how the model of the config was made")
     _convention_argument(parser)
+    _fold_argument(parser)
     _out_argument(parser)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "the Keras model: .json of model.to_json() or kinit.keras_config(model), a .keras or .h5 file"
+    parser.add_argument("--keras-config", metavar="FILE", type=Path, required=True, help=what)
+    parser.add_argument("--modules", metavar="DICT", help="which module is which layer: \"{'dense': 'head.fc'}\"")
+    _convention_argument(parser)
+
+
+def _fold_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-fold", action="store_true", help="print each of several equal blocks")
 
 
 def _convention_argument(parser: argparse.ArgumentParser) -> None:
@@ -265,6 +277,15 @@ def _replay(options: argparse.Namespace) -> tuple[str, int]:
     return _done(made, model, options), 0
 
 
+def _compare(options: argparse.Namespace) -> tuple[str, int]:
+    config = options.keras_config
+    if not config.exists():
+        raise _UsageError(f"There is no file {config}.")
+    modules = None if options.modules is None else _literal(options.modules, "--modules")
+    found = compare(config, _build(options), modules=modules, **_given(options, "convention"))
+    return json.dumps(found.to_dict(), indent=1) if options.json else str(found), int(not found.ok)
+
+
 _RULES_HELP = """\
 A rule file holds one JSON or TOML object, rules from top to bottom. Its keys are globs over parameter names
 and module paths, "re:..." for a regex, a class as "torch.nn:Conv2d", or a role (kernel, bias, ...); its values
@@ -290,6 +311,12 @@ COMMANDS = {
         _replay_arguments,
         "give the weights that Keras starts from, and print them",
         f"{_SET_HELP}\n\n{_REPLAY_HELP}",
+    ),
+    "compare": _Command(
+        _compare,
+        _compare_arguments,
+        "print what makes a port train otherwise than its Keras model; the exit code is 1 if there is something",
+        _SET_HELP,
     ),
 }
 

@@ -13,7 +13,6 @@ from keras import layers as kl
 from torch import nn
 
 import torch_kinit as kinit
-from torch_kinit.inspection.forward import forward_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_keras_on_cpu")]
 
@@ -205,7 +204,7 @@ def report(kerases, kind, wrong="", inputs=None):
     model, config = kerases[name]
     port = kind(wrong)
     kinit.from_keras(port, model.get_weights())
-    return forward_report(json.loads(config), port, inputs)
+    return kinit.compare(json.loads(config), port, inputs=inputs).outputs
 
 
 FAULTS = {
@@ -259,7 +258,7 @@ def test_weights_are_looked_at_first(kerases):
     kinit.from_keras(port, model.get_weights())
     with torch.no_grad():
         port.value.bias += 0.1
-    found = forward_report(json.loads(config), port, None)
+    found = kinit.compare(json.loads(config), port).outputs
     assert (found.first_off, found.cause) == ("heads", "weights differ: value/bias (value.bias)")
     assert "from_keras" in found.mend
 

@@ -190,6 +190,17 @@ def check_missing(event: Event, after: Item) -> Found:
     return [Difference(unit.name, after.path, event.kind, str(event), "none", weight, mend)]
 
 
+def check_inside(unit: Unit, item: Item, events: Sequence[Event]) -> Found:
+    """Dropout between two recurrent layers in one module, which has it as an argument."""
+    wanted = next((event.unit.get("rate") for event in events), 0.0)
+    got = getattr(item.module, "dropout", 0.0)
+    if agree(wanted, got):
+        return []
+    name = events[0].unit.name if events else unit.name
+    mend = f"{item.code}.dropout = {wanted!r}"
+    return [Difference(name, item.path, "dropout", f"rate={wanted!r}", f"dropout={got!r}", MEASURED["dropout"], mend)]
+
+
 def check_extra(item: Item, unit: Unit | None) -> Found:
     """A module that no Keras layer stands for."""
     kind = activations.of_module(item.module)

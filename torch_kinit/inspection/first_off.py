@@ -54,9 +54,8 @@ def first_off(beside: Layerwise) -> tuple[list[OutputRow], Finding | None]:
     if found is None:
         return rows, None
     rows = [dataclasses.replace(row, state=AFTER) if row.state == OFF else row for row in rows]
-    rows[found.position] = dataclasses.replace(
-        rows[found.position], state=OFF, module=found.module, difference=found.difference
-    )
+    size = found.difference if math.isfinite(found.difference) else None
+    rows[found.position] = dataclasses.replace(rows[found.position], state=OFF, module=found.module, difference=size)
     return rows, found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +15,39 @@ from torch import Tensor, nn
 from torch_kinit.inspection.agreement import distance
 from torch_kinit.inspection.first_off import Finding, first_off
 from torch_kinit.inspection.layerwise import Batch, Layerwise, OutputRow
-from torch_kinit.keras.configs import load_config
-from torch_kinit.keras.matching import Modules, Place, places
+from torch_kinit.keras.draws import Config
+from torch_kinit.keras.matching import Place
 from torch_kinit.keras.recorded import Recorded, recorded_in
 from torch_kinit.keras.recording import MODES
-from torch_kinit.keras.saved_model import Model
-from torch_kinit.keras.slots import Holdings, holdings
-from torch_kinit.layers.variable import Options
+from torch_kinit.keras.slots import Holdings
+from torch_kinit.model.report import Table, as_html, as_text
 
 
 @dataclass(frozen=True)
 class OutputReport:
-    """What a comparison of outputs found: a row a call of a layer, and of the first that is off, why it is."""
+    """What a comparison of outputs found: a row a call of a layer, and of the first that is off, how far and why.
+
+    `first_off` is the name of Keras' layer ("" for the model itself), `module` the path of the module that gives the
+    wrong values ("" where it is none), `difference` the largest of two values, `mode` "eval" or "train".
+
+    Example:
+        >>> import keras, torch_kinit as kinit
+        >>> from torch import nn
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(3, activation="tanh", name="head")]
+        >>> keras_model = keras.Sequential(layers)
+        >>> config = kinit.keras_config(keras_model, inputs=keras.ops.ones((2, 4)))
+        >>> port = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid())
+        >>> kinit.from_keras(port, keras_model)
+        >>> found = kinit.compare(config, port).outputs
+        >>> found.ok, found.first_off, found.module
+        (False, 'head', '1')
+        >>> print(found.cause, "|", found.mend)
+        the port has the activation sigmoid where Keras has tanh | torch.tanh(x)
+    """
 
     rows: tuple[OutputRow, ...]
-    first_off: str | None = None  # the name of Keras' layer, "" for the model itself; None if all are equal
-    module: str = ""  # the module of the port that gives the wrong values, "" where it is none
+    first_off: str | None = None
+    module: str = ""
     mode: str = ""
     difference: float = 0.0
     cause: str = ""
@@ -37,23 +56,60 @@ class OutputReport:
 
     @property
     def ok(self) -> bool:
+        """Whether all outputs that are seen are Keras'."""
         return self.first_off is None
 
+    def __str__(self) -> str:
+        return "\n".join([*self._said(), as_text(*self._table())])
 
-def forward_report(
-    keras_config: Any, port: nn.Module, inputs: Any, modules: Modules | None = None, *, depthwise: bool = True
-) -> OutputReport:
-    """`compare_outputs` for a config as it was given, or in the .json at a path, and its places by `modules`."""
-    config = load_config(keras_config, seeds=False)
-    is_path = isinstance(keras_config, (str, os.PathLike)) and not str(keras_config).lstrip().startswith("{")
-    recorded = recorded_in(config, Path(keras_config).parent if is_path else ".")
-    if recorded is None:
+    def __repr__(self) -> str:
+        return f"<OutputReport of {len(self.rows)} calls, {'equal' if self.ok else f'off from {self._layer()} on'}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table(), notes=self._said())
+
+    def _layer(self) -> str:
+        return repr(self.first_off) if self.first_off else "the model's own outputs"
+
+    def _said(self) -> list[str]:
+        if self.ok:
+            return [f"Outputs: equal in {len(self.rows)} calls of layers.", *self.notes]
+        where = f" (in the port {self.module})" if self.module else ""
+        first = f"Outputs: off from {self._layer()}{where} on, in {self.mode} mode, by up to {self.difference:.3g}."
+        return [first, f"Cause: {self.cause}.", *([f"Mend: {self.mend}"] if self.mend else []), *self.notes]
+
+    def _table(self) -> Table:
+        rows = [
+            [row.mode, row.layer or "(the model)", row.class_name, row.module or "-", row.state, *map(_short, numbers)]
+            for row in self.rows
+            for numbers in [(row.difference, row.scale)]
+        ]
+        return ["mode", "layer", "class", "module", "output", "difference", "largest value"], rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain data that JSON can hold."""
+        return {"ok": self.ok, **dataclasses.asdict(self), "difference": _finite(self.difference)}
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.2g}"
+
+
+def _finite(number: float) -> float | None:
+    """A number that JSON has; a difference is infinite where the shapes are not the same."""
+    return number if math.isfinite(number) else None
+
+
+def recorded_outputs(config: Config, given: Any, inputs: Any) -> Recorded | None:
+    """What a config has recorded, whose .npz is looked for beside the file that the config was `given` as."""
+    is_path = isinstance(given, (str, os.PathLike)) and not str(given).lstrip().startswith("{")
+    recorded = recorded_in(config, Path(given).parent if is_path else ".")
+    if recorded is None and inputs is not None:
         raise ValueError(
             "`inputs` compares outputs, and this `keras_config` has none recorded: "
             "kinit.keras_config(keras_model, inputs=x) records them."
         )
-    held = holdings(port, Options(depthwise=depthwise))
-    return compare_outputs(recorded, port, inputs, places(Model(config).layers, held, modules), held)
+    return recorded
 
 
 def compare_outputs(

@@ -26,15 +26,32 @@ Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class OutputRow:
-    """One call of a Keras layer beside the port: where its output was found, and how far from Keras' it is."""
+    """One call of a Keras layer beside the port: where its output was found, and how far from Keras' it is.
 
-    mode: str  # "eval" or "train"
-    layer: str  # "" for the model itself
+    `layer` is "" for the model itself, `module` the path of the module whose output it is ("" where it is no module's),
+    `difference` the largest of two values, `scale` the largest value of Keras'. `state` is "equal"; "equal before its
+    activation", where a function in `forward` applies that; "equal, a part of it"; "not seen", where no module gives or
+    takes it; "off", of the first that is; "after the first"; or "draws", where Keras draws random numbers.
+
+    Example:
+        >>> import keras, torch_kinit as kinit
+        >>> from torch import nn
+        >>> keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh", name="head")])
+        >>> config = kinit.keras_config(keras_model, inputs=keras.ops.ones((2, 4)))
+        >>> port = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+        >>> kinit.from_keras(port, keras_model)
+        >>> row = kinit.compare(config, port).outputs.rows[0]
+        >>> row.mode, row.layer, row.module, row.state
+        ('eval', 'head', '0', 'equal before its activation')
+    """
+
+    mode: str
+    layer: str
     class_name: str
-    module: str  # the module whose output it is, "" where it is no module's
+    module: str
     state: str
-    difference: float | None = None  # the largest of two values
-    scale: float | None = None  # the largest value of Keras'
+    difference: float | None = None
+    scale: float | None = None
 
 
 class Layerwise:

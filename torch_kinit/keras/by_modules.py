@@ -62,13 +62,15 @@ def _layers_of(item: Any, made: Plan, held: Holdings) -> Iterator[tuple[list[Lay
         yield twin_layer(item, held)
     elif isinstance(item, str):
         if item not in held.modules:
-            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, held.modules)}")
+            raise ValueError(
+                f"`order` has {checks.short(item)}, which is no module of the model.{checks.near(item, held.modules)}"
+            )
         for path, module in held.modules[item].named_modules(prefix=item):
             yield _module_layers(path, module, made, held)
     elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
         yield [Layer("", "", [Source(None) for _ in range(item)])], []
     else:
-        raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {item!r}.")
+        raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {checks.short(item)}.")
 
 
 def twin_layer(item: Twin, held: Holdings) -> tuple[list[Layer], Pairs]:
@@ -122,7 +124,7 @@ def _refuse_left_out(made: Plan, pairs: Pairs) -> None:
     own = [step for step in made if step.initializer and POWER_ITERATION not in step.parametrizations]
     left = [step for step in own if step.name not in placed]
     if random := [step for step in left if isinstance(_initializer_config(step), Mapping)]:
-        listed = ", ".join(f"{step.name} of {step.layer}" for step in random)
+        listed = checks.listed(f"{step.name} of {step.layer}" for step in random)
         raise ValueError(
             f"No Keras layer draws {listed}. List the module in `order`, or twin('Dense', 'its.path') for a class that "
             "has no Keras layer of its own; or give the parameter kinit.skip or an initializer without chance."

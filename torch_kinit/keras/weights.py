@@ -229,12 +229,12 @@ def _holdings(model: nn.Module, order: Sequence[str] | None, depthwise: bool) ->
         if target.tensor.is_meta:
             raise ValueError(f"{name} is on the meta device and holds no numbers; give the model storage first.")
     if strangers := [target for target in held.targets.values() if target.claims[0].role in WITHOUT_TWIN]:
-        names = ", ".join(f"{target.name} of {target.claims[0].layer}" for target in strangers)
+        names = checks.listed(f"{target.name} of {target.claims[0].layer}" for target in strangers)
         raise ValueError(f"Keras has no weight for {names}; register_layout tells what a class of your own holds.")
     if order is None:
         return held
     if isinstance(order, str) or not all(isinstance(path, str) for path in order):
-        raise TypeError(f"`order` must be a list of paths, got {order!r}.")
+        raise TypeError(f"`order` must be a list of paths, got {checks.short(order)}.")
     slots = [slot for path in order for slot in held.inside(path, "`order` has")]
     listed = {id(slot) for slot in slots}
     if len(listed) < len(slots):

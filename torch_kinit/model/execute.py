@@ -242,7 +242,7 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
             raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {shape} {dtype}.")
         names = {claim.name for claim in target.claims}
         if names != {step.name, *step.tied}:
-            tied = [", ".join(each) or "none other" for each in (step.tied, sorted(names - {step.name}))]
+            tied = [checks.listed(each) or "none other" for each in (step.tied, sorted(names - {step.name}))]
             raise ValueError(f"{step.name} was planned as one tensor with {tied[0]} and is one with {tied[1]}.")
         if (sizes := flattened_of(target, step.name)) != step.flattened:
             raise ValueError(f"{step.name} was planned with flattened={step.flattened}, and the model has {sizes}.")
@@ -257,7 +257,7 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
             _refuse_source(task)
         yield task
     if left := [name for name, target in by_name.items() if name not in plan.names and target.kind == "parameter"]:
-        raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
+        raise ValueError(f"The model has parameters that the plan does not know: {checks.listed(left)}.")
 
 
 def _with_vectors(plan: Plan, found: list[Target], model: nn.Module) -> Plan:

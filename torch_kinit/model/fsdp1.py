@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_kinit import checks
 from torch_kinit.model import pending
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task, source_of
@@ -67,8 +68,8 @@ def param_init_fn(
     pending.refuse_unset([*execution.untouched, *execution.uncovered], model)
     if real := [t.step.name for t in execution.tasks if t.target.kind == "parameter" and not t.target.tensor.is_meta]:
         raise ValueError(
-            f"`model` has parameters that are not on the meta device: {', '.join(real)}. For those FSDP1 does not call "
-            "its `param_init_fn`; use kinit.apply(model, rules, seed=...) before it is wrapped."
+            f"`model` has parameters that are not on the meta device: {checks.listed(real)}. For those FSDP1 does not "
+            "call its `param_init_fn`; use kinit.apply(model, rules, seed=...) before it is wrapped."
         )
     known = set(model.modules())
     waiting: dict[nn.Module, list[tuple[str, Task]]] = {}

@@ -71,7 +71,8 @@ def target_device(device: Device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
-            f"`device` must be a device such as 'cpu' or 'cuda', got {checks.short(device)}: {error}"
+            f"`device` must be a device such as 'cpu' or 'cuda', got {checks.short(device)}: "
+            f"{checks.cut(str(error), 600)}"
         ) from None
     if found.type == "meta":
         raise ValueError("`device` must have memory, such as 'cpu' or 'cuda', got 'meta'.")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from torch_kinit import checks
+from torch_kinit.model.grouping import lines_of
 from torch_kinit.model.targets import Target, chain_of, holder_of
 from torch_kinit.shards import local_of
 from torch_kinit.torch_internals import parameters_of, tensors_of
@@ -82,9 +84,9 @@ def awaits(target: Target, model: nn.Module) -> bool:
 
 def refuse_meta(targets: Iterable[Target]) -> None:
     """Raise, listing them, if any of the targets is on the meta device."""
-    if names := [f"  {t.name} {tuple(t.tensor.shape)}" for t in targets if t.tensor.is_meta]:
+    if found := [target for target in targets if target.tensor.is_meta]:
         advice = "Run kinit.materialize(model, device) before; `plan` looks at meta tensors as well."
-        raise ValueError("\n".join(["On the meta device, where nothing can be set:", *names, advice]))
+        raise ValueError("\n".join(["On the meta device, where nothing can be set:", *lines_of(found), advice]))
 
 
 def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
@@ -96,10 +98,10 @@ def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
     if parameters:
         _refuse_unset_parameters(parameters)
     path, _, name = found[0].name.rpartition(".")
-    example = repr(f"*.{name}" if path else name)
+    example = checks.short(f"*.{name}" if path else name)
     lines = [
         "Buffers that neither their module nor a rule has set since the model was on the meta device:",
-        *(f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}" for t in found),
+        *lines_of(found),
         f"Set each before, or add a rule that names it and no parameter, such as {{{example}: values}}, with "
         f"a number, an array or a function that fills it; or {{{example}: kinit.skip}}.",
     ]
@@ -107,10 +109,11 @@ def refuse_unset(targets: Iterable[Target], model: nn.Module) -> None:
 
 
 def _refuse_unset_parameters(found: list[Target]) -> None:
+    example = checks.short(found[0].name)
     lines = [
         "Parameters that no rule covers, and that nobody has set since the model was on the meta device:",
-        *(f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}" for t in found),
-        f"They hold NaN. Add a rule for each, such as {{{found[0].name!r}: 'zeros'}}, or load them before; "
-        f"{{{found[0].name!r}: kinit.skip}} leaves one as it is.",
+        *lines_of(found),
+        f"They hold NaN. Add a rule for each, such as {{{example}: 'zeros'}}, or load them before; "
+        f"{{{example}: kinit.skip}} leaves one as it is.",
     ]
     raise ValueError("\n".join(lines))

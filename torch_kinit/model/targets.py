@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from torch_kinit import torch_internals
+from torch_kinit import checks, torch_internals
 from torch_kinit.layers.table import layout_of
 from torch_kinit.layers.variable import Options, Variable
 from torch_kinit.model.pruned import as_stored
@@ -242,7 +242,7 @@ def refuse_unready(modules: list[tuple[str, nn.Module]]) -> None:
             _refuse_flat(path, modules)
     if lazy := [_join(path, name) for path, name, tensor in tensors if is_lazy(tensor)]:
         verb = "is" if len(lazy) == 1 else "are"
-        raise ValueError(f"{', '.join(lazy)} {verb} lazy and without a shape: run one forward pass first.")
+        raise ValueError(f"{checks.listed(lazy)} {verb} lazy and without a shape: run one forward pass first.")
 
 
 def _refuse_flat(path: str, modules: list[tuple[str, nn.Module]]) -> None:

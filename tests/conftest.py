@@ -9,6 +9,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 import torch
 
+from tests.support import torchvision_ops
+
+torchvision_ops.stand_in()
+
 ASKING = {"backend", "real"}  # of tests.support: who imports one of these asks such a process
 DEVICES = ["cpu"]
 if torch.cuda.is_available():

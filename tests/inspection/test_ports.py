@@ -71,7 +71,7 @@ def careful_holder(**others):
         ({"relu": nn.GELU()}, {("conv", "activation")}),
         ({"drop": nn.Dropout(0.5), "drop_2": nn.Dropout(0.25)}, {("drop", "rate"), ("drop_2", "rate")}),  # by name
         ({"drop_2": nn.Identity()}, {("drop_2", "rate")}),  # one module for both
-        ({"drop_3": nn.Dropout(0.1)}, {("-", "Dropout")}),
+        ({"drop_3": nn.Dropout(0.1)}, {("(no layer)", "Dropout")}),
         ({"pad": nn.ZeroPad2d(1)}, set()),  # for what is not known
     ],
 )

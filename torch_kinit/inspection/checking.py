@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torch_kinit.inspection import activations, spatial
-from torch_kinit.inspection.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.differences import MEASURED, NONE, Difference, Note
 from torch_kinit.inspection.events import Event, twin_class
 from torch_kinit.inspection.fields import Field, agree, attribute_of, base_of, fields_of
 from torch_kinit.inspection.keras_graph import Unit
@@ -214,7 +214,7 @@ def check_extra(item: Item, unit: Unit | None) -> Found:
     return [
         Difference(
             *(
-                unit.name if unit else "-",
+                unit.name if unit else NONE,
                 item.path,
                 what,
                 "none",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 ELSE = math.inf
+NONE, MODEL = "(no layer)", "(the model)"  # in the place of a layer's name
 
 
 class Weight(NamedTuple):

@@ -207,7 +207,7 @@ def test_uncovered_is_an_error():
     assert "positions (5, 4) of Positions" in message
     assert "token (4,) of Positions" in message
     assert "head.weight" not in message
-    assert "{'positions': 'zeros'}" in message
+    assert "{'positions': kinit.skip, 'token': kinit.skip}" in message
     assert "kinit.skip" in message
     assert "register_layout" in message
     assert "on_uncovered='keep'" in message

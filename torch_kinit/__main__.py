@@ -283,7 +283,8 @@ def _compare(options: argparse.Namespace) -> tuple[object, int]:
         raise _UsageError(f"There is no file {config}.")
     modules = None if options.modules is None else _literal(options.modules, "--modules")
     found = compare(config, _build(options), modules=modules, **_given(options, "convention"))
-    return json.dumps(found.to_dict(), indent=1) if options.json else found, int(not found.ok)
+    text = json.dumps(found.to_dict(), indent=1) if options.json else found.to_text(options.width, color=options.color)
+    return text, int(not found.ok)
 
 
 _RULES_HELP = """\

@@ -26,7 +26,7 @@ def test_the_exit_code_tells_whether_there_are_differences(run, config):
     """0 where there are none, 1 where there are; what is printed is the comparison as text."""
     code, out, err = run(*LINEAR, "--keras-config", config())
     assert (code, err) == (0, "")
-    assert out.startswith("1 layers with weights, 0 differences.")
+    assert out.startswith("1 layer with weights, 0 differences.")
     code, out, err = run(*LINEAR, "--keras-config", config(trainable=False))
     assert (code, err) == (1, "")
     assert "port.requires_grad_(False)" in out

@@ -186,7 +186,7 @@ def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
         own = [p for path in meant for p in modules[path].parameters(recurse=False)]
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
-    if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
+    if re.split("[.:]", key)[-1] in {type(m).__name__ for m in model.modules()}:
         return (
             " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key, or in a rule "
             'file "torch.nn:Linear".'

@@ -168,6 +168,8 @@ STRANGERS = {
     "delta_orthogonal": "'orthogonal'",
     "zeros_init": "'zeros'",
     "keras.initializers.HeNormal": "Write 'HeNormal' alone.",
+    "torch.nn.init.trunc_normal_": "have std 1 and absolute bounds.",
+    "xavier": "'glorot_uniform' and 'glorot_normal', which is truncated",
     "torch.nn.init.orthogonal_": "Write 'orthogonal_' alone.",
     "HE_NORMAL": "Did you mean 'he_normal'?",
 }

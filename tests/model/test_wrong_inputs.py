@@ -76,7 +76,7 @@ ROWS = {
     "a wrapper's name": (with_rules({"module.head.bias": "zeros"}), ValueError, "Did you mean 'head.bias'"),
     "an endless key": (with_rules({"x" * 100_000: "zeros"}), ValueError, "xxx' matches nothing."),
     "no key": (with_rules({"": "zeros"}), ValueError, "'' matches nothing."),
-    "torch's role": (with_rules({"head": {"weight": "zeros"}}), ValueError, "speaks of 'weight', which what it matche"),
+    "torch's role": (with_rules({"head": {"weight": "zeros"}}), ValueError, "Its weight is the kernel."),
     "a number as role": (with_rules({"head": {0: "zeros"}}), TypeError, "a role must be a string such as 'kernel', go"),
     # values
     "a long list": (with_rules({"head": LONG}), ValueError, "Could not interpret the initializer [0, 1, 2, ...]"),

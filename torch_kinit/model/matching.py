@@ -61,7 +61,7 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         seen = {role for i in said if rule.roles and (role := claims[i].role)}
         problems += [
             f"{rule.label} speaks of {checks.short(role)}, which what it matches lacks; "
-            f"it has {checks.listed(sorted(seen)) or 'no roles'}.{checks.near(role, seen)}"
+            f"it has {checks.listed(sorted(seen)) or 'no roles'}.{_role_meant(role, [claims[i] for i in said])}"
             for role in rule.roles
             if role not in used
         ]
@@ -70,6 +70,13 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed]))
     warn_of_random_values(spoken, claims)
     return {i: Decision(value, rule.label) for i, (rule, value) in spoken.items()}
+
+
+def _role_meant(role: str, matched: Sequence[Claim]) -> str:
+    """What the writer of a role that a rule's tensors lack may have meant: torch's name for one, or a near miss."""
+    roles = {claim.role for claim in matched if claim.role}
+    called = sorted({claim.role for claim in matched if claim.role and claim.name.rpartition(".")[2] == role})
+    return f" Its {role} is the {' or '.join(called)}." if called else checks.near(role, roles)
 
 
 def _is_role(rule: Rule, claims: Sequence[Claim], model: nn.Module) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import operator
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Short(reprlib.Repr):
         if isinstance(x, torch.Tensor) or (hasattr(x, "__array__") and hasattr(x, "shape")):
             return f"<{kind} of shape {reprlib.repr(tuple(x.shape))}>"
         if isinstance(x, nn.Module):
-            return f"<module {kind}>"
+            return f"{kind}(...)"
         try:
             return super().repr1(x, level)
         except Exception:  # an int of too many digits, a user's own class
@@ -51,6 +52,31 @@ def short(value: object) -> str:
         ("'he_normal'", '[0, 1, 2, ...]', "{'weight': <Tensor of shape (1000, 1000)>}")
     """
     return _SHORT.repr(value)
+
+
+def cut(text: str, longest: int = 120) -> str:
+    """A text without line breaks, with its middle left out if it is long."""
+    half = longest // 2
+    return " ".join((text if len(text) <= longest else f"{text[:half]}...{text[-half:]}").split())
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """The first of some names, and how many more there are.
+
+    Example:
+        >>> listed(map(str, range(300)), most=3)
+        '0, 1, 2 and 297 more'
+    """
+    every = list(names)
+    shown = ", ".join(cut(name, 100) for name in every[:most])
+    return f"{shown} and {len(every) - most} more" if len(every) > most else shown
+
+
+def bounded(lines: Sequence[str], room: int = 1000) -> list[str]:
+    """The first of some lines, as many as have room in a message, and how many more there are."""
+    ends = itertools.accumulate(len(line) + 1 for line in lines)
+    fit = max(1, sum(end <= room for end in ends))
+    return [*lines[:fit], *([f"  ... and {len(lines) - fit} more"] if len(lines) > fit else [])]
 
 
 def near(name: str, accepted: Iterable[str]) -> str:
@@ -85,7 +111,7 @@ def context(text: str) -> Iterator[None]:
 def module(value: object, name: str = "model") -> None:
     """Refuse a `model` that is no module."""
     if not isinstance(value, nn.Module):
-        raise TypeError(f"`{name}` must be a torch.nn.Module, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"`{name}` must be a torch.nn.Module, got {short(value)} of type {type(value).__name__}.")
 
 
 def choice(name: str, value: object, accepted: Iterable[str]) -> None:
@@ -93,25 +119,25 @@ def choice(name: str, value: object, accepted: Iterable[str]) -> None:
     accepted = tuple(accepted)
     if value not in accepted:
         hint = near(value, accepted) if isinstance(value, str) else ""
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {value!r}.{hint}")
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {short(value)}.{hint}")
 
 
 def boolean(name: str, value: object) -> None:
     """Refuse a `value` that is neither True nor False."""
     if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+        raise TypeError(f"`{name}` must be True or False, got {short(value)}.")
 
 
 def number(name: str, value: object, *, infinite: bool = False) -> float:
     """`value` as a float; NaN always, and infinity unless `infinite`, are refused."""
     if isinstance(value, (bool, str, torch.Tensor)) or not hasattr(value, "__float__"):
-        raise TypeError(f"`{name}` must be a number, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"`{name}` must be a number, got {short(value)} of type {type(value).__name__}.")
     try:
         as_float = float(value)
     except OverflowError:
         raise ValueError(f"`{name}` must fit in a float, got a number beyond 1.8e308.") from None
     if math.isnan(as_float) or (math.isinf(as_float) and not infinite):
-        raise ValueError(f"`{name}` must be {'a number' if infinite else 'finite'}, got {value!r}.")
+        raise ValueError(f"`{name}` must be {'a number' if infinite else 'finite'}, got {short(value)}.")
     return as_float
 
 
@@ -134,14 +160,14 @@ def integer(name: str, value: Any, wanted: str = "an int") -> int:
     with suppress(TypeError):
         if not truth:
             return operator.index(value)
-    raise TypeError(f"`{name}` must be {wanted}, got {value!r} of type {type(value).__name__}.")
+    raise TypeError(f"`{name}` must be {wanted}, got {short(value)} of type {type(value).__name__}.")
 
 
 def spread(name: str, value: object) -> float:
     """`value` as a finite float that is not negative."""
     as_float = number(name, value)
     if as_float < 0:
-        raise ValueError(f"`{name}` must not be negative, got {value!r}.")
+        raise ValueError(f"`{name}` must not be negative, got {short(value)}.")
     return as_float
 
 
@@ -151,14 +177,16 @@ def interval(
     """`low` and `high` as floats with low < high."""
     a, b = number(low_name, low, infinite=infinite), number(high_name, high, infinite=infinite)
     if not a < b:
-        raise ValueError(f"`{low_name}` must be less than `{high_name}`, got {low_name}={low!r}, {high_name}={high!r}.")
+        raise ValueError(
+            f"`{low_name}` must be less than `{high_name}`, got {low_name}={short(low)}, {high_name}={short(high)}."
+        )
     return a, b
 
 
 def tensor(value: object, name: str = "tensor") -> torch.Tensor:
     """`value` if it is a tensor that an initializer can fill in place."""
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {short(value)} of type {type(value).__name__}.")
     if not torch.compiler.is_compiling() and is_lazy(value):
         raise ValueError(f"`{name}` is lazy and has no shape yet: run one forward pass of the model first.")
     if value.is_quantized or value.layout != torch.strided:

@@ -36,7 +36,8 @@ def by_torch(network):
 def by_kinit(network, **source):
     """The same law, by the library."""
     kinit.materialize(network, "cpu")
-    kinit.apply(network, {"*": partial(kinit.trunc_normal_, std=0.02)}, **source)
+    rules = dict.fromkeys((name for name, _ in network.named_parameters()), "trunc_normal(std=0.02)")
+    kinit.apply(network, rules, **source)
 
 
 def compiled(network):

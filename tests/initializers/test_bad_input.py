@@ -92,7 +92,7 @@ TENSORS = [
     (lambda: torch.zeros(9).as_strided((4, 4), (1, 1)), ValueError, "holds the same memory more than once"),
     (lambda: torch.zeros(10).unfold(0, 4, 2), ValueError, "holds the same memory more than once"),
     (lambda: nn.UninitializedParameter(), ValueError, "is lazy and has no shape yet: run one forward pass"),
-    (lambda: np.zeros((4, 4)), TypeError, "`tensor` must be a torch.Tensor, got array"),
+    (lambda: np.zeros((4, 4)), TypeError, "`tensor` must be a torch.Tensor, got <ndarray"),
     (lambda: nn.Linear(2, 2), TypeError, "`tensor` must be a torch.Tensor, got Linear"),
     (lambda: None, TypeError, "`tensor` must be a torch.Tensor, got None of type NoneType"),
 ]  # fmt: skip

@@ -72,7 +72,7 @@ FANS = [  # worked out by hand from Keras' shapes: (*kernel, in / groups, out), 
 )
 def test_fans_by_table(module, fans, options):
     """A scaled initializer gets the fans of the variable that Keras has in the parameter's place."""
-    plan = kinit.plan(module, {"*": "glorot_uniform"}, **options)
+    plan = kinit.plan(module, dict.fromkeys(fans, "glorot_uniform"), **options)
     assert {name: plan[name].fans for name in fans} == fans
 
 
@@ -100,7 +100,9 @@ def test_fans_are_those_keras_uses(twin, fans_used):
     """The plan's fans, weight by weight, are those that Keras 3.15 computes while it builds the twin."""
     layers = [kl.deserialize(_scaled(kl.serialize(layer))) for layer in twin.layers()]
     twin.run_keras(layers, *twin.inputs(np.random.default_rng(0)))
-    plan = kinit.plan(twin.module(), {"*weight*": "glorot_uniform"}, depthwise=twin.depthwise)
+    module = twin.module()
+    weights = [step.name for step in kinit.plan(module) if "weight" in step.name]
+    plan = kinit.plan(module, dict.fromkeys(weights, "glorot_uniform"), depthwise=twin.depthwise)
     assert fans_used
     assert [step.fans for step in plan if "weight" in step.name for _ in range(step.blocks)] == fans_used
 

@@ -26,6 +26,16 @@ UNUSED = {
         {"body": "zeros"},
         "'body' matches nothing. That module holds no parameters of its own; write 'body.*'.",
     ),
+    "tuple of classes": ({(nn.GRU, nn.Conv3d): "zeros"}, "(GRU, Conv3d) matches nothing. Did you mean 'Conv2d'?"),
+    "role of all layers": (
+        {"depthwise_initializer": "zeros"},
+        "'depthwise_initializer' matches nothing. No layer has this role; there are beta, bias, gamma, kernel, mov",
+    ),
+    "role of all layers, misspelt": ({"kernal": "zeros"}, "'kernal' matches nothing. Did you mean 'kernel'?"),
+    "roles of a role": (
+        {"kernel": {"kernel": "zeros"}},
+        "'kernel' matches nothing. It is a role of all layers, so its value is an initializer, not a dict.",
+    ),
     "role misspelt": (
         {"head": {"kernal": "zeros"}},
         "'head' speaks of 'kernal', which what it matches lacks; it has bias, kernel. Did you mean 'kernel'?",
@@ -78,14 +88,14 @@ def test_layer_without_the_role(module, value, sentence):
         kinit.plan(nn.Sequential(module), {type(module): value})
 
 
-KEY_ERRORS = [3, None, nn.Linear(1, 1), int, (nn.Linear, nn.Conv2d), re.compile(b"head")]
+KEY_ERRORS = [3, None, nn.Linear(1, 1), int, (nn.Linear, int), (), re.compile(b"head")]
 
 
 @pytest.mark.parametrize("key", KEY_ERRORS, ids=lambda key: type(key).__name__)
 def test_wrong_key(key):
     """A key that is no module class, string or regex is a TypeError that shows it."""
     with pytest.raises(
-        TypeError, match="A rule's key must be a module class, a glob over names or a compiled regex, got "
+        TypeError, match=r"A rule's key must be a module class, a tuple of them, a glob over names, .* got "
     ):
         kinit.plan(lineage(), {key: "zeros"})
 

@@ -29,23 +29,31 @@ def changed(model, rules, **options):
 
 BODY = ("body.0.weight", "body.1.weight", "body.2.weight")
 KEYS = {
-    "class": ({nn.Conv2d: "he_normal"}, ["stem.weight"]),
-    "class, with subclasses of subclasses": ({nn.Linear: "he_normal"}, [*BODY, "head.weight"]),
-    "subclass, without its base": ({Child: "he_normal"}, BODY[1:]),
-    "sub-subclass alone": ({Grandchild: "he_normal"}, BODY[2:]),
-    "parameter name": ({"head.bias": "he_normal"}, ["head.bias"]),
-    "module path": ({"head": "he_normal"}, ["head.weight"]),
+    "class": ({nn.Conv2d: 0.25}, ["stem.weight"]),
+    "class, with subclasses of subclasses": ({nn.Linear: 0.25}, [*BODY, "head.weight"]),
+    "subclass, without its base": ({Child: 0.25}, BODY[1:]),
+    "sub-subclass alone": ({Grandchild: 0.25}, BODY[2:]),
+    "tuple of classes": ({(nn.Conv2d, Child): 0.25}, ["stem.weight", *BODY[1:]]),
+    "tuple with a class that is not there": ({(nn.Conv2d, nn.Conv3d): 0.25}, ["stem.weight"]),
+    "role of all layers": ({"kernel": 0.25}, ["stem.weight", *BODY, "read.weight_ih_l0", "head.weight"]),
+    "role by Keras' argument": (
+        {"bias_initializer": 0.25},
+        ["stem.bias", *(b[:-6] + "bias" for b in BODY), "read.bias_ih_l0", "head.bias"],
+    ),
+    "role of a statistic": ({"moving_mean": 0.25}, ["norm.running_mean"]),
+    "parameter name": ({"head.bias": 0.25}, ["head.bias"]),
+    "module path": ({"head": 0.25}, ["head.weight"]),
     "glob over names": (
-        {"*.bias": "he_normal"},
+        {"*.bias": 0.25},
         ["stem.bias", "norm.bias", *(b[:-6] + "bias" for b in BODY), "head.bias"],
     ),
-    "glob over module paths": ({"body.?": "he_normal"}, BODY),
-    "glob with a set": ({"body.[02]": "he_normal"}, [BODY[0], BODY[2]]),
-    "star across dots": ({"b*weight": "he_normal"}, BODY),
-    "regex over names": ({re.compile(r"body\.[12]\.bias"): "he_normal"}, ["body.1.bias", "body.2.bias"]),
-    "regex over module paths": ({re.compile(r"body\.\d|head"): "he_normal"}, [*BODY, "head.weight"]),
+    "glob over module paths": ({"body.?": 0.25}, BODY),
+    "glob with a set": ({"body.[02]": 0.25}, [BODY[0], BODY[2]]),
+    "star across dots": ({"b*weight": 0.25}, BODY),
+    "regex over names": ({re.compile(r"body\.[12]\.bias"): 0.25}, ["body.1.bias", "body.2.bias"]),
+    "regex over module paths": ({re.compile(r"body\.\d|head"): 0.25}, [*BODY, "head.weight"]),
     "regex, in full": (
-        {re.compile("head"): "he_normal", re.compile("head.bias"): "he_normal"},
+        {re.compile("head"): 0.25, re.compile("head.bias"): 0.25},
         ["head.weight", "head.bias"],
     ),
 }
@@ -54,7 +62,41 @@ KEYS = {
 @pytest.mark.parametrize(("rules", "names"), KEYS.values(), ids=KEYS)
 def test_key(rules, names):
     """A key matches exactly the modules of its class, or the names and paths of its glob or regex."""
-    assert changed(lineage(), rules) == dict.fromkeys(names, "he_normal")
+    assert changed(lineage(), rules) == dict.fromkeys(names, "constant(0.25)")
+
+
+class Named(nn.Module):
+    """A module with a parameter and a layer that are called as roles are."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(2))
+        self.kernel = nn.Linear(3, 2)
+        self.head = nn.Linear(2, 2)
+
+
+def test_a_name_at_the_top_wins_over_a_role():
+    """A parameter or module of a role's name is what the key means, and the plan says which of the two it was."""
+    plan = kinit.plan(Named(), {"bias": 0.25, "kernel": "he_normal"})
+    assert {step.name: step.rule for step in plan if step.rule != "Keras default"} == {
+        "bias": "'bias'",
+        "kernel.weight": "'kernel'",
+    }
+    plan = kinit.plan(nn.Sequential(nn.Linear(3, 2)), {"bias": 0.25, "kernel_initializer": "he_normal"})
+    assert [step.rule for step in plan] == ["role 'kernel'", "role 'bias'"]
+
+
+def test_rules_by_role_take_their_place_in_the_order():
+    """A role wins over rules before it and yields to those after it; `skip` and arrays in Keras' shape will do."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2), nn.BatchNorm1d(2))
+    rules = {"0": "ones", "kernel": np.full((3, 2), 0.25), "1": "he_normal", "bias": kinit.skip, "gamma": 2}
+    assert changed(model, rules) == {
+        "0.weight": "array(array of shape (3, 2))",
+        "1.weight": "he_normal",
+        "0.bias": "skip",
+        "1.bias": "skip",
+        "2.weight": "constant(2)",
+    }
 
 
 MAIN = {
@@ -205,7 +247,11 @@ FOREIGN = {
 def test_foreign_callable_gets_the_parameter_itself(make, names):
     """A function that is not this package's is called once for each parameter, with that very parameter."""
     module, seen = make(), []
-    kinit.apply(module, {type(module): {"kernel": seen.append}})
+
+    def fill_(tensor):
+        seen.append(tensor.zero_())
+
+    kinit.apply(module, {type(module): {"kernel": fill_}})
     assert [id(tensor) for tensor in seen] == [id(module.get_parameter(name)) for name in names]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torch_kinit import checks
 from torch_kinit.shards import permuted
 
 LAYOUTS = ("torch", "keras")
@@ -70,7 +71,7 @@ def fans(tensor_or_shape: Any, layout: str = "torch") -> tuple[int, int]:
     Source: `compute_fans` in keras/src/initializers/random_initializers.py, Keras 3.15.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be 'torch' or 'keras', got {layout!r}.")
+        raise ValueError(f"`layout` must be 'torch' or 'keras', got {checks.short(layout)}.")
     shape = shape_of(tensor_or_shape)
     if len(shape) < 2:
         n = math.prod(shape)
@@ -86,7 +87,8 @@ def fans_by_axes(shape: Sequence[int], input_axes: Iterable[int], output_axes: I
         return math.prod(shape[a] for a in input_axes), math.prod(shape[a] for a in output_axes)
     except IndexError:
         raise ValueError(
-            f"`input_axes`={input_axes!r}, `output_axes`={output_axes!r} name an axis that shape {tuple(shape)} lacks."
+            f"`input_axes`={checks.short(input_axes)}, `output_axes`={checks.short(output_axes)} name an axis that "
+            f"shape {tuple(shape)} lacks."
         ) from None
 
 
@@ -97,9 +99,11 @@ def shape_of(tensor_or_shape: Any) -> tuple[int, ...]:
     except RuntimeError as error:  # torch's, from a lazy parameter
         raise ValueError(f"A lazy parameter has no shape yet: run one forward pass first. ({error})") from None
     except TypeError:
-        raise TypeError(f"Expected a tensor or a shape (a sequence of ints), got {tensor_or_shape!r}.") from None
+        raise TypeError(
+            f"Expected a tensor or a shape (a sequence of ints), got {checks.short(tensor_or_shape)}."
+        ) from None
     if any(size < 0 for size in shape):
-        raise ValueError(f"A shape has no negative sizes, got {shape}.")
+        raise ValueError(f"A shape has no negative sizes, got {checks.short(shape)}.")
     return shape
 
 
@@ -120,5 +124,5 @@ def resolve_fans(fans: Any, keras_shape: Iterable[int]) -> tuple[int, int]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`fans` must be (fan_in, fan_out), two ints that are not negative or two tuples of axes of the "
-            f"Keras-layout shape {shape}; got {fans!r}."
+            f"Keras-layout shape {shape}; got {checks.short(fans)}."
         ) from error

@@ -45,14 +45,14 @@ def recipe(identifier: Any) -> Recipe:
         return _from_keras_object(identifier)
     if isinstance(identifier, functools.partial):
         if identifier.args:
-            raise ValueError(f"An initializer's arguments go in by name, got {identifier!r}.")
+            raise ValueError(f"An initializer's arguments go in by name, got {checks.short(identifier)}.")
         found = Recipe(identifier.func, dict(identifier.keywords))
         return _checked(found) if found.ours else found
     if callable(identifier) and not isinstance(identifier, type):
         return Recipe(identifier, {})
     raise ValueError(
-        f"Could not interpret the initializer {identifier!r} of type {type(identifier).__name__}: give a Keras name "
-        "such as 'he_normal', a Keras config, a function that fills a tensor, a number or an array."
+        f"Could not interpret the initializer {checks.short(identifier)} of type {type(identifier).__name__}: give a "
+        "Keras name such as 'he_normal', a Keras config, a function that fills a tensor, a number or an array."
     )
 
 
@@ -128,13 +128,15 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
     """Read a config of Keras 2, tf.keras or Keras 3."""
     name = identifier.get("class_name")
     if not isinstance(name, str):
-        raise ValueError(f"A Keras config has a 'class_name', got {dict(identifier)!r}.")
+        raise ValueError(f"A Keras config has a 'class_name', got {checks.short(dict(identifier))}.")
     row = _keras_row(name)
     registered = identifier.get("registered_name")
     if registered and ">" in registered:
-        raise ValueError(f"{registered!r} is no initializer of Keras itself, but was registered with it by somebody.")
+        raise ValueError(
+            f"{checks.short(registered)} is no initializer of Keras itself, but was registered with it by somebody."
+        )
     if not isinstance(identifier.get("config") or {}, Mapping):
-        raise ValueError(f"The config of {name} must be a dict, got {identifier['config']!r}.")
+        raise ValueError(f"The config of {name} must be a dict, got {checks.short(identifier['config'])}.")
     config = dict(identifier.get("config") or {})
     config.pop("dtype", None)  # TensorFlow 1 wrote it; tf.keras drops it too
     arguments: dict[str, Any] = {}
@@ -149,12 +151,12 @@ def _from_config(identifier: Mapping[str, Any]) -> Recipe:
             axes = config.pop("input_axes", None), config.pop("output_axes", None)
             if None not in axes:  # with one alone Keras, too, goes by the shape
                 if any(isinstance(a, int) for a in axes):
-                    raise ValueError(f"`input_axes` and `output_axes` must be lists of axes, got {axes!r}.")
+                    raise ValueError(f"`input_axes` and `output_axes` must be lists of axes, got {checks.short(axes)}.")
                 arguments["fans"] = tuple(tuple(a) for a in axes)
     for key, value in config.items():
         if key not in row.config:
             raise ValueError(
-                f"Unknown key {key!r} in the config of {name}; it may have "
+                f"Unknown key {checks.short(key)} in the config of {name}; it may have "
                 f"{', '.join(row.config) or 'none but the seed'}.{checks.near(key, row.config)}"
             )
         arguments[row.config[key]] = _read(value)
@@ -274,13 +276,15 @@ def serialize(initializer: Any) -> dict[str, Any]:
     if row.function in _FANNED:
         axes = arguments.pop("fans") or (None, None)
         if any(hasattr(a, "__index__") for a in axes):
-            raise ValueError(f"Keras cannot express `fans`={axes!r}; it has axes, such as fans=((0,), (1, 2)).")
+            raise ValueError(
+                f"Keras cannot express `fans`={checks.short(axes)}; it has axes, such as fans=((0,), (1, 2))."
+            )
         config |= {
             name: a if a is None else list(a) for name, a in zip(("input_axes", "output_axes"), axes, strict=True)
         }
     for name, value in arguments.items():
         if name not in ("layout", "max_elements") and value != PARAMETERS[found.function][name]:
-            raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={value!r}.")
+            raise ValueError(f"Keras' {row.class_name} has no argument like `{name}`={checks.short(value)}.")
     if found.function is identity_ and config["gain"] == 1:
         config = {}  # as Keras, whose config has no gain
     if found.function is stft_ and isinstance(config["window"], dict):

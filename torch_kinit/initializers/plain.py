@@ -74,7 +74,7 @@ def constant_(tensor: Tensor, value: Any = 0.0, *, layout: str = "torch") -> Ten
     try:
         values = checks.array(value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"`value` must be a number or an array of numbers, got {value!r}.") from None
+        raise TypeError(f"`value` must be a number or an array of numbers, got {checks.short(value)}.") from None
     return _fill_with_array(tensor, values, layout)
 
 
@@ -162,7 +162,7 @@ def unit_forget_bias_(
     if tensor.ndim != 1 or tensor.shape[0] % 4:
         raise ValueError(f"`tensor` must be a vector of four equal blocks, got shape {tuple(tensor.shape)}.")
     if others is not None and not callable(others):
-        raise TypeError(f"`others` must be a function that fills a tensor, got {others!r}.")
+        raise TypeError(f"`others` must be a function that fills a tensor, got {checks.short(others)}.")
     source = source_for(generator, tensor) if others is not None else None
     return _fill_gates(tensor, others, source)
 

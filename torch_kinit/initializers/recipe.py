@@ -52,10 +52,10 @@ class Recipe:
         except (TypeError, ValueError):  # some builtins have no signature
             return False
 
-    def __call__(self, tensor: Tensor, **context: Any) -> None:
+    def __call__(self, tensor: Tensor, **context: Any) -> Any:
         """Fill `tensor`; of the context (layout, fans, generator) pass what is accepted and not settled yet."""
         passed = {k: v for k, v in context.items() if v is not None and self.accepts(k)}
-        self.function(tensor, **{**passed, **self.arguments})
+        return self.function(tensor, **{**passed, **self.arguments})
 
     def without_generator(self) -> Recipe:
         """The same, to draw from the source that it is given."""
@@ -102,7 +102,7 @@ class Recipe:
         """The recipe that `to_dict` wrote."""
         name = data["name"]
         if name not in OURS:
-            raise ValueError(f"Unknown initializer {name!r}.{checks.near(name, OURS)}")
+            raise ValueError(f"Unknown initializer {checks.short(name)}.{checks.near(name, OURS)}")
         return cls(OURS[name], {k: _unplain(v) for k, v in data["arguments"].items()})
 
     def __str__(self) -> str:
@@ -190,7 +190,7 @@ def _plain(value: Any) -> Any:
         return value
     if callable(value):  # an initializer that another one is given
         return {"initializer": Recipe(getattr(value, "func", value), getattr(value, "keywords", {})).to_dict()}
-    raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to JSON.")
+    raise ValueError(f"{checks.short(value)} of type {type(value).__name__} cannot be written to JSON.")
 
 
 def _unplain(value: Any) -> Any:

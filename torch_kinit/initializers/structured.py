@@ -129,7 +129,7 @@ def identity_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     if tensor.ndim != 2:
         raise ValueError(f"`tensor` must have two axes to be an identity, got shape {tuple(tensor.shape)}.")
     if abs(gain) > torch.finfo(tensor.dtype).max:
-        raise ValueError(f"`gain` {gain!r} does not fit in {tensor.dtype}.")
+        raise ValueError(f"`gain` {checks.short(gain)} does not fit in {tensor.dtype}.")
     with torch.no_grad():
         tensor.zero_().diagonal().fill_(gain)
     return tensor
@@ -212,8 +212,9 @@ def _window(window: Any, length: int, periodic: bool) -> Tensor | None:
         if window not in _WINDOWS:
             hint = checks.near(window, _WINDOWS)
             raise ValueError(
-                f"`window` must be one of {', '.join(_WINDOWS)}, None or a vector of values, got {window!r}.{hint} "
-                "Any other window of SciPy's goes in as scipy.signal.get_window(name, length)."
+                f"`window` must be one of {', '.join(_WINDOWS)}, None or a vector of values, got "
+                f"{checks.short(window)}.{hint} Any other window of SciPy's goes in as "
+                "scipy.signal.get_window(name, length)."
             )
         if window == "boxcar":
             return torch.ones(length, dtype=torch.float64, device="cpu")

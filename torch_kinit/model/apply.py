@@ -9,11 +9,13 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.layers.variable import Options
+from torch_kinit.model.coverage import refuse_uncovered
 from torch_kinit.model.execute import Execution, source_of
+from torch_kinit.model.parametrized import decide_vectors
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rehearse import Rehearsals
 from torch_kinit.model.rules import parse_rules
-from torch_kinit.model.steps import Only, decide, make_step, refuse_uncovered, restrict
+from torch_kinit.model.steps import Only, decide, make_step, restrict
 from torch_kinit.model.targets import Target, everything
 from torch_kinit.shards import reshard
 from torch_kinit.streams.generator import AnyGenerator
@@ -33,18 +35,20 @@ def plan(
     Args:
         model: any module, also on the meta device.
         rules: a dict from what to match to what to do; the last entry that matches wins, role by role.
-            A key is a module class (isinstance); a glob over a parameter's qualified name or its module's path; or
-            a compiled regex over the same, matching in full. Names are those of the bare model, without what
+            A key is a module class (isinstance), or a tuple of them; a glob over a parameter's qualified name or its
+            module's path; a compiled regex over the same, matching in full; or a role of all layers, such as "kernel",
+            where nothing at the top of the model has this name. Names are those of the bare model, without what
             torch.compile, DataParallel, checkpointing and FSDP1 put into them; a key that fits none of these is one of
-            the names with it. A value is anything `get` takes: a Keras name or config, a function that fills a tensor,
-            a number, an array; or `skip`; or a dict from roles (kernel, recurrent_kernel, depthwise_kernel, embeddings,
-            bias, gamma, beta, alpha, moving_mean, moving_variance) to such values.
+            the names with it. A value is anything `get` takes: a Keras name or config, "trunc_normal(std=0.02)", a
+            function that fills a tensor, a number, an array; or `skip`; or a dict from roles (kernel, recurrent_kernel,
+            depthwise_kernel, embeddings, bias, gamma, beta, alpha, moving_mean, moving_variance) to such values.
             A value by itself sets the parameter that is named or, for a class or a module's path, the layer's main
             weight; `skip` leaves the whole layer alone. Functions of this package see each variable in Keras' layout
             (unless a functools.partial says `layout="torch"`), all others the torch parameter. An array has the
             parameter's shape where that is named, and the shape of Keras' variable where a role is.
             A buffer that Keras has no name for, such as a rotary cache, is set by a number, an array or a function
             under a glob over its name that fits no parameter's, and left alone by `skip`.
+            A glob or regex with a random law by itself that reaches gamma, beta, alpha or a bias warns: name the roles.
         only: the names of the parameters and buffers to initialize, as in the model or in the bare one, or a function
             that says whether a name is one of them; None for all. The others are left alone and need no rule. A tensor
             with several names is initialized if all of them are chosen, and a parametrized one if any of its originals
@@ -83,6 +87,7 @@ def _plan(
     found = everything(model, options)
     checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
     decide(parse_rules(rules), found, model)
+    decide_vectors(found, model)
     if only is not None:
         restrict(found, only, model)
     planned = [target for target in found if target.has_step()]

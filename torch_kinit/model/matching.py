@@ -13,11 +13,12 @@ from torch import nn
 from torch_kinit import checks
 from torch_kinit.initializers.plain import array_
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.model.rules import Decision, Rule, Skip, UnusedRuleError, Value
+from torch_kinit.model.rules import KERAS_DEFAULTS, Decision, Rule, Skip, UnusedRuleError, Value, role_named
 from torch_kinit.model.targets import Claim, canonical_paths
+from torch_kinit.model.wildcards import warn_of_random_values
 
 _MAGIC = re.compile(r"[*?[]")
-_LISTED, _HINTS = 30, 5  # problems named in an error, and looked into
+_ROOM, _HINTS = 1400, 5  # characters of an error that names problems, and how many of them are looked into
 # Keras calls a depthwise layer's weight "kernel" too, and its argument "depthwise_initializer".
 _ALSO = {"depthwise_kernel": ("kernel",)}
 
@@ -32,22 +33,26 @@ class Said(NamedTuple):
 def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) -> dict[int, Decision]:
     """What the last rule that speaks of it says of each claim, by its place.
 
-    A key matches names of the bare model, without wrappers; one that matches none of them, names with wrappers.
+    A key matches names of the bare model, without wrappers; one that matches none of them, names with wrappers; and one
+    that matches nothing and is no module's path, a role of all layers.
 
     Raises:
         UnusedRuleError: a rule, or one of its roles, says nothing of anything.
     """
-    decisions: dict[int, Decision] = {}
+    spoken: dict[int, tuple[Rule, Value]] = {}
     if not rules:
-        return decisions
+        return {}
     bare, full = _Index(claims, full=False), None
     problems: list[str] = []
     for rule in rules:
         said = _ask(rule, bare, claims)
-        if not said and not isinstance(rule.key, type):
+        if not said and not rule.of_classes:
             full = full or _Index(claims, full=True)
             said = _ask(rule, full, claims)
-        decisions |= {i: Decision(words.value, rule.label) for i, words in said.items() if words.value is not None}
+        if not said and _is_role(rule, claims, model):
+            rule = rule.of_role()
+            said = _ask(rule, bare, claims)
+        spoken |= {i: (rule, words.value) for i, words in said.items() if words.value is not None}
         if not said:
             hint = _hint(rule.key, claims, model) if len(problems) < _HINTS else ""
             problems.append(f"{rule.label} matches nothing.{hint}")
@@ -55,16 +60,29 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         used = {words.role for words in said.values()}
         seen = {role for i in said if rule.roles and (role := claims[i].role)}
         problems += [
-            f"{rule.label} speaks of {role!r}, which what it matches lacks; "
-            f"it has {', '.join(sorted(seen)) or 'no roles'}.{checks.near(role, seen)}"
+            f"{rule.label} speaks of {checks.short(role)}, which what it matches lacks; "
+            f"it has {checks.listed(sorted(seen)) or 'no roles'}.{checks.near(role, seen)}"
             for role in rule.roles
             if role not in used
         ]
     if problems:
-        more = [f"  ... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        listed = [f"  {problem}" for problem in problems[:_LISTED]]
-        raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed, *more]))
-    return decisions
+        listed = checks.bounded([f"  {problem}" for problem in problems], _ROOM)
+        raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed]))
+    warn_of_random_values(spoken, claims)
+    return {i: Decision(value, rule.label) for i, (rule, value) in spoken.items()}
+
+
+def _is_role(rule: Rule, claims: Sequence[Claim], model: nn.Module) -> bool:
+    """Whether a key that matches no name is a role which layers of the model have."""
+    if rule.bare is None or not isinstance(rule.key, str) or role_named(rule.key) not in _roles(claims):
+        return False
+    return rule.key not in canonical_paths(model.named_modules(remove_duplicate=False)).values()
+
+
+def _roles(claims: Iterable[Claim]) -> set[str]:
+    """The roles that the layers of a model have."""
+    roles = {claim.role for claim in claims if claim.role}
+    return roles | {also for role in roles for also in _ALSO.get(role, ())}
 
 
 def _ask(rule: Rule, index: _Index, claims: Sequence[Claim]) -> dict[int, Said]:
@@ -113,7 +131,7 @@ class _Index:
 
     def find(self, key: Any) -> dict[int, bool]:
         """The places of the claims that a key matches, in their order, and whether it matches the very name."""
-        if isinstance(key, type):
+        if isinstance(key, (type, tuple)):
             return {i: False for owner, i in self._owners if isinstance(owner.module, key)}
         hits = dict.fromkeys(self._paths.find(key), False) | dict.fromkeys(self._names.find(key), True)
         return dict(sorted(hits.items()))
@@ -153,17 +171,14 @@ def _starting(texts: list[str], prefix: str) -> list[str]:
     return texts[bisect.bisect_left(texts, prefix) : bisect.bisect_left(texts, prefix + chr(0x10FFFF))]
 
 
-def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
+def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
     """What the writer of a rule that matched nothing may have meant."""
+    if isinstance(key, (type, tuple)):
+        classes = key if isinstance(key, tuple) else (key,)
+        return next(filter(None, (_hint_of_class(cls, model) for cls in classes)), "")
     names = {claim.canonical: claim.name for claim in claims}
-    if isinstance(key, type):
-        if inside := [path for path, module in model.named_modules() if isinstance(module, key)]:
-            if list(model.get_submodule(inside[0]).parameters(recurse=False)):
-                why = "has no layout; name its parameters, or use register_layout"
-            else:
-                why = "holds no parameters of its own; name its layers' classes"
-            return f" {inside[0] or 'The model'} is one, but {why}."
-        return checks.near(key.__name__, {type(m).__name__ for m in model.modules()})
+    if hint := _hint_of_modules(key, model):
+        return hint
     if isinstance(key, re.Pattern):
         return _near(key.pattern, names) or " A regex must match the whole name."
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -172,11 +187,49 @@ def _hint(key: Any, claims: Iterable[Claim], model: nn.Module) -> str:
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
     if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
-        return " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key."
+        return (
+            " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key, or in a rule "
+            'file "torch.nn:Linear".'
+        )
+    roles = _roles(claims)
+    if (role := role_named(key)) in KERAS_DEFAULTS:
+        if role in roles:
+            return " It is a role of all layers, so its value is an initializer, not a dict."
+        return f" No layer has this role; there are {checks.listed(sorted(roles), 12) or 'no roles'}."
     paths = {**names, **{owner.canonical: owner.path for claim in claims for owner in claim.modules}}
     if key and (inner := [path for path in paths if path.endswith(f".{key}")]):
-        return f" Did you mean {min(inner, key=len)!r}?"
-    return _near(key, paths)
+        return f" Did you mean {checks.short(min(inner, key=len))}?"
+    return _near(key, {**paths, **{role: role for role in roles}})
+
+
+def _hint_of_modules(key: str | re.Pattern[str], model: nn.Module) -> str:
+    """Why a wildcard that matches modules says nothing of them; empty if it matches none, or is none."""
+    if isinstance(key, str) and not _MAGIC.search(key):
+        return ""
+    paths = _Texts((path, i) for i, path in enumerate(dict(model.named_modules())))
+    modules = list(model.modules())
+    found = [modules[i] for i in paths.find(key)]
+    if not found:
+        return ""
+    owners = [module for module in found if list(module.parameters(recurse=False))]
+    kind = type((owners or found)[0]).__name__
+    inside = f", such as {checks.short(f'{key}.weight')}," if isinstance(key, str) else ""
+    if owners:
+        why = f"without a layout; name their parameters{inside} or use kinit.register_layout"
+    else:
+        why = "without parameters of their own; name those inside" + (f", {checks.short(f'{key}.*')}" if inside else "")
+    return f" It matches {len(owners or found)} modules, such as {kind}, {why}."
+
+
+def _hint_of_class(cls: type, model: nn.Module) -> str:
+    """Why a rule for a class matched nothing."""
+    if inside := [path for path, module in model.named_modules() if isinstance(module, cls)]:
+        if list(model.get_submodule(inside[0]).parameters(recurse=False)):
+            why = "has no layout; name its parameters, or use register_layout"
+        else:
+            why = "holds no parameters of its own; name its layers' classes"
+        return f" {inside[0] or 'The model'} is one, but {why}."
+    return checks.near(cls.__name__, {type(m).__name__ for m in model.modules()})
 
 
 def _near(key: str, names: Mapping[str, str]) -> str:

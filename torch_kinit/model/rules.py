@@ -133,35 +133,63 @@ class Rule(NamedTuple):
     bare: Value | None
     roles: Mapping[str, Value]
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether the key is a module class, or several."""
+        return isinstance(self.key, (type, tuple))
+
+    def of_role(self) -> Rule:
+        """The rule that its key, a role, stands for: its value for this role of every layer."""
+        role = role_named(self.key)
+        return Rule("*", f"role {checks.short(role)}", None, {role: self.bare} if self.bare is not None else {})
+
 
 def parse_rules(rules: Mapping[Any, Any] | None) -> list[Rule]:
     """Read a rule dict, refusing keys and values that mean nothing."""
     if not isinstance(rules, Mapping | None):
-        raise TypeError(f"`rules` must be a dict of rules, got {rules!r} of type {type(rules).__name__}.")
+        raise TypeError(f"`rules` must be a dict of rules, got {checks.short(rules)} of type {type(rules).__name__}.")
     return [_parse_rule(key, value) for key, value in (rules or {}).items()]
 
 
 def _parse_rule(key: Any, value: Any) -> Rule:
-    if isinstance(key, type) and issubclass(key, nn.Module):
-        label = key.__name__
-    elif isinstance(key, str):
-        label = repr(key)
-    elif isinstance(key, re.Pattern) and isinstance(key.pattern, str):
-        label = f"re {key.pattern!r}"
-    else:
-        wanted = "a module class, a glob over names or a compiled regex"
-        raise TypeError(f"A rule's key must be {wanted}, got {key!r} of type {type(key).__name__}.")
+    label = _label(key)
     if not isinstance(value, Mapping) or "class_name" in value:
         return Rule(key, label, _value(label, value), {})
     if not value:
         raise ValueError(f"Rule {label} is an empty dict; to leave parameters alone write kinit.skip.")
-    return Rule(key, label, None, {_role(label, role): _value(f"{label}[{role!r}]", v) for role, v in value.items()})
+    return Rule(
+        key, label, None, {_role(label, role): _value(f"{label}[{checks.short(role)}]", v) for role, v in value.items()}
+    )
+
+
+def _label(key: Any) -> str:
+    """How a plan and errors name the rule of this key."""
+    if is_module_class(key):
+        return str(key.__name__)
+    if isinstance(key, tuple) and key and all(map(is_module_class, key)):
+        return f"({', '.join(cls.__name__ for cls in key)})"
+    if isinstance(key, str):
+        return checks.short(key)
+    if isinstance(key, re.Pattern) and isinstance(key.pattern, str):
+        return f"re {checks.short(key.pattern)}"
+    wanted = "a module class, a tuple of them, a glob over names, a compiled regex or a role"
+    raise TypeError(f"A rule's key must be {wanted}, got {checks.short(key)} of type {type(key).__name__}.")
+
+
+def is_module_class(key: Any) -> bool:
+    """Whether a rule's key is a class of modules."""
+    return isinstance(key, type) and issubclass(key, nn.Module)
 
 
 def _role(label: str, role: Any) -> str:
-    """The name of a role; Keras' argument names, such as kernel_initializer, are taken too."""
+    """The name of a role in a rule's value."""
     if not isinstance(role, str):
-        raise TypeError(f"In rule {label} a role must be a string such as 'kernel', got {role!r}.")
+        raise TypeError(f"In rule {label} a role must be a string such as 'kernel', got {checks.short(role)}.")
+    return role_named(role)
+
+
+def role_named(role: str) -> str:
+    """The name of a role; Keras' argument names, such as kernel_initializer, are taken too."""
     name = role.removesuffix("_initializer")
     return f"{name}_kernel" if role in ("recurrent_initializer", "depthwise_initializer") else name
 

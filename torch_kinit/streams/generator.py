@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from torch_kinit import checks
 from torch_kinit.numerics.exact import Functions
 from torch_kinit.shards import is_distributed
 from torch_kinit.streams.inverse import inverse_cdf, work_dtype
@@ -43,7 +44,7 @@ def source_for(value: object, tensor: Tensor) -> Source:
     if is_distributed(tensor) and isinstance(source, TorchSource):
         raise ValueError(
             "`tensor` is a DTensor, which torch's generators fill with values that depend on how it is sharded, or "
-            f"with the same on each process; pass generator=Key(seed), equal on all, not {value!r}."
+            f"with the same on each process; pass generator=Key(seed), equal on all, not {checks.short(value)}."
         )
     return source
 
@@ -58,7 +59,9 @@ def as_source(value: object, device: torch.device) -> Source:
         hint = ""
         if isinstance(value, int) and not isinstance(value, bool):
             hint = f" For a seed, pass torch.Generator().manual_seed({value}) or Key({value})."
-        raise TypeError(f"`generator` must be a torch.Generator, a Key, a KerasSeed or None, got {value!r}.{hint}")
+        raise TypeError(
+            f"`generator` must be a torch.Generator, a Key, a KerasSeed or None, got {checks.short(value)}.{hint}"
+        )
     same = value.device.type == device.type and (None in (value.device.index, device.index) or value.device == device)
     if not same and value.device.type != "cpu" and device.type != "meta":
         raise ValueError(

@@ -14,13 +14,15 @@ from torch_kinit import checks
 from torch_kinit.numerics import exact, threefry
 from torch_kinit.numerics.exact import Scratch
 from torch_kinit.shards import boxes
-from torch_kinit.streams import compiled
+from torch_kinit.streams import compiled, fused
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law
 from torch_kinit.streams.pieces import CHUNK, SERIAL, flat_indices, paced, span, views
 from torch_kinit.streams.source import Source
 
-_DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
+# float32 values drawn at a time on an accelerator without Triton, whose buffers take 160 to 256 MiB: a hundred launches
+# take as long for few values as for many.
+_DEVICE_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Key(Source):
     def __init__(self, seed: int) -> None:
         number = checks.integer("seed", seed)
         if not 0 <= number < 2**64:
-            raise ValueError(f"`seed` must be from 0 to 2**64 - 1, got {seed!r}.")
+            raise ValueError(f"`seed` must be from 0 to 2**64 - 1, got {checks.short(seed)}.")
         object.__setattr__(self, "words", (number >> 32, number & 0xFFFFFFFF))
 
     def fold_in(self, name: str | int) -> Key:
@@ -116,7 +118,7 @@ class Key(Source):
         buffers = None
         with torch.no_grad():
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
-                if compiled.fill(*box, self.words, inverse):
+                if fused.fill(*box, self.words, inverse) or compiled.fill(*box, self.words, inverse):
                     continue
                 for piece, serial in paced(views(box, limit)):
                     for part, index in views(piece, SERIAL) if serial and tensor.device.type == "cpu" else [piece]:
@@ -172,7 +174,7 @@ def _folded(name: str | int) -> Iterator[int]:
         return
     number = checks.integer("name", name, "a string or an int")
     if not 0 <= number < 2**32:
-        raise ValueError(f"`name` must be from 0 to 2**32 - 1 if it is an int, got {name!r}.")
+        raise ValueError(f"`name` must be from 0 to 2**32 - 1 if it is an int, got {checks.short(name)}.")
     yield number
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import torch_kinit as kinit
 
-DEMO = "torch_kinit.demo:PictureAndText"
+DEMO = "torch_kinit.inspection.demo:PictureAndText"
 LINEAR = ("torch.nn:Linear", "--set", "in_features=20", "--set", "out_features=5")
 
 

@@ -1,1 +1,1 @@
-"""Looking at models: how a port compares with its Keras model, and what a model holds beside what was planned."""
+"""Is a model initialized as planned, and does a port compute as Keras does? Reports and pictures."""

@@ -106,9 +106,9 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
     found = [entries.get(id(v), {"path": _path(v), "initializer": None}) for v in variables]
     if lost := [entry["path"] for entry in found if entry["initializer"] is None]:
         raise ValueError(
-            f"The live model does not keep the initializers, or their seeds, of {', '.join(lost)}. A layer keeps one "
-            "as an attribute named after the weight: self.kernel_initializer = keras.initializers.get(...), given to "
-            "add_weight."
+            f"The live model does not keep the initializers, or their seeds, of {checks.listed(lost)}. A layer keeps "
+            "one as an attribute named after the weight: self.kernel_initializer = keras.initializers.get(...), given "
+            "to add_weight."
         )
     return {**_saved(model), "convention": _convention(model), "weights": found}
 

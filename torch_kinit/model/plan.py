@@ -117,8 +117,8 @@ class Plan:
 
         Args:
             width: how long lines may be; None for the terminal's width where the output goes to one, and for no limit
-                elsewhere. Where a row is longer, names stand under the headings of their modules, and words are cut
-                after that; names and numbers stay whole, if need be in longer lines.
+                elsewhere. Where a row is longer, names stand under the headings of their modules, and then words wrap
+                or are cut; names and numbers stay whole, if need be in longer lines.
             fold: whether numbered blocks that are alike have the rows of one: "layers.0-5.linear1.weight".
             color: whether to colour it for a terminal. Nothing is coloured where the environment has NO_COLOR.
 

@@ -33,7 +33,8 @@ from torch_kinit.initializers.scaled import (
 )
 from torch_kinit.initializers.structured import identity_, orthogonal_, stft_
 from torch_kinit.inspection import plot
-from torch_kinit.inspection.compare import Comparison, compare
+from torch_kinit.inspection.compare import compare
+from torch_kinit.inspection.comparison import Comparison
 from torch_kinit.inspection.differences import Difference
 from torch_kinit.inspection.forward import OutputReport
 from torch_kinit.inspection.layerwise import OutputRow
@@ -65,7 +66,7 @@ from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "Comparison", "Constant", "Difference", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal", "OutputReport", "OutputRow",

@@ -26,10 +26,21 @@ def test_the_exit_code_tells_whether_there_are_differences(run, config):
     """0 where there are none, 1 where there are; what is printed is the comparison as text."""
     code, out, err = run(*LINEAR, "--keras-config", config())
     assert (code, err) == (0, "")
-    assert out.startswith("1 layers with weights, 0 differences.")
+    assert out.startswith("1 layer with weights, 0 differences.")
     code, out, err = run(*LINEAR, "--keras-config", config(trainable=False))
     assert (code, err) == (1, "")
     assert "port.requires_grad_(False)" in out
+
+
+def test_a_terminal_for_errors_alone_cuts_nothing(run, config, monkeypatch):
+    """The width of the terminal that stderr goes to is not that of the output."""
+    path = config(trainable=False)
+    whole = run(*LINEAR, "--keras-config", path)[1]
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run(*LINEAR, "--keras-config", path)[1] == whole
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(*LINEAR, "--keras-config", path)[1] != whole
 
 
 def test_json_is_the_comparisons_own(run, config):

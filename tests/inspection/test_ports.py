@@ -71,7 +71,7 @@ def careful_holder(**others):
         ({"relu": nn.GELU()}, {("conv", "activation")}),
         ({"drop": nn.Dropout(0.5), "drop_2": nn.Dropout(0.25)}, {("drop", "rate"), ("drop_2", "rate")}),  # by name
         ({"drop_2": nn.Identity()}, {("drop_2", "rate")}),  # one module for both
-        ({"drop_3": nn.Dropout(0.1)}, {("-", "Dropout")}),
+        ({"drop_3": nn.Dropout(0.1)}, {("(no layer)", "Dropout")}),
         ({"pad": nn.ZeroPad2d(1)}, set()),  # for what is not known
     ],
 )
@@ -318,3 +318,38 @@ def test_a_port_on_meta_is_compared():
         port = nn.Sequential(nn.LSTM(3, 4, batch_first=True))
     found = kinit.compare(sequential((6, 3), kl.LSTM(4)), port)
     assert [(d.what, d.weight) for d in found.differences] == [("second bias", MEASURED["second_bias"])]
+
+
+def test_a_config_of_keras_2_is_compared():
+    """Its names of arguments and nodes are read, its sizes worked out, and float32's noise is not passed on."""
+    node = [[["conv", 0, 0, {}]]], [[["leaky", 0, 0, {}]]]
+    layers = [
+        {"class_name": "InputLayer", "name": "in", "config": {"batch_input_shape": [None, 8, 8, 1], "name": "in"}},
+        {
+            "class_name": "Conv2D",
+            "name": "conv",
+            "config": {"name": "conv", "filters": 2, "kernel_size": [3, 3], "strides": [2, 2], "padding": "same"},
+            "inbound_nodes": [[["in", 0, 0, {}]]],
+        },
+        {
+            "class_name": "LeakyReLU",
+            "name": "leaky",
+            "config": {"name": "leaky", "alpha": 0.30000001192092896},
+            "inbound_nodes": node[0],
+        },
+        {
+            "class_name": "MaxPooling2D",
+            "name": "pool",
+            "config": {"padding": "same", "strides": [1, 1]},
+            "inbound_nodes": node[1],
+        },
+    ]
+    config = {"layers": layers, "input_layers": [["in", 0, 0]], "output_layers": [["pool", 0, 0]]}
+    port = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.LeakyReLU(), nn.MaxPool2d(2, 1))
+    found = kinit.compare({"class_name": "Functional", "keras_version": "2.15.0", "config": config}, port)
+    mends = {
+        "port[1] = nn.LeakyReLU(negative_slope=0.3)",
+        "nn.ZeroPad2d((0, 1, 0, 1)) before port[0], whose padding is then 0",
+        "nn.ConstantPad2d((0, 1, 0, 1), float('-inf')) before port[2]",
+    }
+    assert {d.mend for d in found.differences} == mends

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +11,10 @@ from torch import nn
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.inspection import checking, optimizers
-from torch_kinit.inspection.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.comparison import Comparison
+from torch_kinit.inspection.differences import MEASURED, MODEL, Difference, Note
 from torch_kinit.inspection.events import attach_padding
-from torch_kinit.inspection.forward import OutputReport, compare_outputs, recorded_outputs
+from torch_kinit.inspection.forward import compare_outputs, recorded_outputs
 from torch_kinit.inspection.keras_graph import Unit, units_of
 from torch_kinit.inspection.masks import mask_notes
 from torch_kinit.inspection.pairing import pair
@@ -28,71 +27,13 @@ from torch_kinit.keras.port import rules_of
 from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import Holdings, Slot, holdings
 from torch_kinit.layers.variable import Options
-from torch_kinit.model.report import Table, as_html, as_text
 from torch_kinit.model.rules import KERAS_DEFAULTS
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_UNBIASED = Note("-", "torch's running variance is the unbiased one", "none needed: outputs in eval mode off by 4e-5")
+_UNBIASED = Note(MODEL, "torch's running variance is the unbiased one", "none needed: outputs in eval mode off by 4e-5")
 
 
-_SUBCLASSED = Note("-", "the arguments of layers: a subclassed model saves none", "what the outputs tell")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found: the differences, what matters most first, and what `forward` or the loop must do.
-
-    `layers` has the path of the modules of each Keras layer with weights, `laws` the law of each parameter, `outputs`
-    the comparison of recorded outputs, an `OutputReport`; None where none are recorded.
-
-    Example:
-        >>> from torch import nn
-        >>> import torch_kinit as kinit
-        >>> dense = {"class_name": "Dense", "config": {"units": 2}}
-        >>> config = {"class_name": "Sequential", "config": {"layers": [dense]}}
-        >>> found = kinit.compare(config, nn.Sequential(nn.Linear(3, 2)))
-        >>> found.ok, found.differences, found.laws["0.weight"]
-        (True, (), 'glorot_uniform')
-    """
-
-    differences: tuple[Difference, ...]
-    notes: tuple[Note, ...]
-    layers: dict[str, str]
-    laws: dict[str, str]
-    outputs: OutputReport | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no difference, of outputs neither."""
-        return not self.differences and (self.outputs is None or self.outputs.ok)
-
-    def __str__(self) -> str:
-        said = [f"{len(self.layers)} layers with weights, {len(self.differences)} differences."]
-        said += [as_text(*self._differences())] if self.differences else []
-        said += [str(self.outputs)] if self.outputs is not None else []
-        lines = [f"  {note.layer}: {note.what}: {note.mend}" for note in self.notes]
-        return "\n".join([*said, *(["Not seen in a config or in modules:", *lines] if lines else [])])
-
-    def __repr__(self) -> str:
-        return f"<Comparison of {len(self.layers)} layers, {len(self.differences)} differences>"
-
-    def _repr_html_(self) -> str:
-        notes = [[note.layer, note.what, note.mend] for note in self.notes]
-        tables = [as_html(*self._differences())] if self.differences else ["<p>No differences.</p>"]
-        tables += [self.outputs._repr_html_()] if self.outputs is not None else []
-        return "".join([*tables, *([as_html(["layer", "not seen", "mend"], notes)] if notes else [])])
-
-    def _differences(self) -> Table:
-        rows = [[d.layer, d.module, d.what, d.keras, d.port, str(d.weight), d.mend] for d in self.differences]
-        return ["layer", "module", "what", "Keras", "port", "effect on training", "mend"], rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain data that JSON can hold."""
-        differences = [{**dataclasses.asdict(d), "weight": d.weight.text} for d in self.differences]
-        notes = [dataclasses.asdict(note) for note in self.notes]
-        outputs = None if self.outputs is None else self.outputs.to_dict()
-        found = {"ok": self.ok, "differences": differences, "notes": notes, "layers": self.layers, "laws": self.laws}
-        return {**found, "outputs": outputs}
+_SUBCLASSED = Note(MODEL, "the arguments of layers: a subclassed model saves none", "what the outputs tell")
 
 
 def compare(
@@ -172,7 +113,10 @@ def compare(
     results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order_of_port.items) else []
     results += _of_compile(config, optimizer, units)
     laws, doubts = _laws(found, held)
-    results += [*doubts, *(Note("-", "fans of attention", f"{doubt}") for doubt in keras.check_convention(convention))]
+    results += [
+        *doubts,
+        *(Note(MODEL, "fans of attention", f"{doubt}") for doubt in keras.check_convention(convention)),
+    ]
     layers = {name: ", ".join(item.path for item in items) for name, items in own.items()}
     return Comparison(*_sorted(results), layers, laws, outputs)
 
@@ -286,7 +230,7 @@ def _laws(found: Sequence[Place], held: Holdings) -> tuple[dict[str, str], list[
     try:
         rules = rules_of(paired(found), held)
     except ValueError as error:
-        return {}, [Note("-", "initializers", str(error))]
+        return {}, [Note(MODEL, "initializers", str(error))]
     given = set()
     for layer, weight, slot in found:
         if slot:
@@ -295,8 +239,8 @@ def _laws(found: Sequence[Place], held: Holdings) -> tuple[dict[str, str], list[
             if default and recipe(rules[slot.names[0]]) != recipe(default):
                 given.add(f"{layer.name} {weight.source.name}")
     told = "kinit.apply(port, kinit.rules_from_keras(keras_config, port))"
-    notes = [Note("-", f"initializers: {', '.join(sorted(given))}", told)] if given else []
-    return {name: str(rule) for name, rule in rules.items()}, notes
+    notes = [Note(MODEL, f"initializers: {', '.join(sorted(given))}", told)] if given else []
+    return {name: str(recipe(rule)) for name, rule in rules.items()}, notes
 
 
 def _sorted(results: Iterable[Difference | Note]) -> tuple[tuple[Difference, ...], tuple[Note, ...]]:

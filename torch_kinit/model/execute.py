@@ -186,6 +186,7 @@ class Execution:
 
     def run(self, progress: bool) -> None:
         """Set every tensor, behind a bar if `progress` asks for one."""
+        checks.boolean("progress", progress)
         involved = [*(task.target for task in self.tasks), *self.set_inside, *self.untouched]
         pending.refuse_meta(involved)
         pending.refuse_unset([*self.untouched, *(t for t in self.uncovered if not t.tensor.is_meta)], self.model)

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from torch_kinit.initializers.plain import random_normal_
 from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.initializers.structured import orthogonal_
-from torch_kinit.model.pruned import is_pruned
+from torch_kinit.model.pruned import ORIGINAL, is_pruned
 from torch_kinit.model.rules import Decision
 from torch_kinit.model.targets import Target, chain_of, holder_of, parametrized_value
 from torch_kinit.shards import gathered, local_of, put
@@ -39,7 +39,8 @@ def names_of(target: Target, model: nn.Module) -> tuple[str, ...]:
     if target.kind == "buffer":
         drawn_by_default = any(claim.decision.value is _START for claim in target.claims)
         return (POWER_ITERATION,) if drawn_by_default else ()
-    return (PRUNING,) if is_pruned(*holder_of(model, target.name)) else ()
+    pruned = target.name.endswith(ORIGINAL) and is_pruned(*holder_of(model, target.name))
+    return (PRUNING,) if pruned else ()
 
 
 def _name(step: nn.Module) -> str:

@@ -57,6 +57,11 @@ def forget(target: Target, model: nn.Module) -> None:
             _forget(part, parameters_of(part))
 
 
+def has_notes(model: nn.Module) -> bool:
+    """Whether there is anything to forget."""
+    return any(_NOTE in vars(module) for module in model.modules())
+
+
 def _forget(module: nn.Module, set_now: Iterable[str]) -> None:
     names = vars(module).get(_NOTE, set())
     names.difference_update(set_now)

@@ -11,7 +11,7 @@ from torch import nn
 from torch_kinit.layers.variable import Variable
 from torch_kinit.torch_internals import buffers_of, forward_pre_hooks, parameters_of
 
-_ORIGINAL, _MASK = "_orig", "_mask"
+ORIGINAL, _MASK = "_orig", "_mask"
 
 
 def pruning_hooks(module: nn.Module) -> list[Any]:
@@ -23,9 +23,9 @@ def pruning_hooks(module: nn.Module) -> list[Any]:
 
 def is_pruned(module: nn.Module, original: str) -> bool:
     """Whether a module's parameter of this name, such as "weight_orig", is what a mask is applied to."""
-    if not original.endswith(_ORIGINAL) or original not in parameters_of(module):
+    if not original.endswith(ORIGINAL) or original not in parameters_of(module):
         return False
-    return original.removesuffix(_ORIGINAL) + _MASK in buffers_of(module) and bool(pruning_hooks(module))
+    return original.removesuffix(ORIGINAL) + _MASK in buffers_of(module) and bool(pruning_hooks(module))
 
 
 def as_stored(variable: Variable, module: nn.Module) -> Variable:
@@ -34,8 +34,8 @@ def as_stored(variable: Variable, module: nn.Module) -> Variable:
         return variable
     path, _, attribute = variable.tensor.rpartition(".")
     holders = {path: module, **dict(module.named_modules())} if path else {"": module}
-    pruned = path in holders and is_pruned(holders[path], attribute + _ORIGINAL)
-    return dataclasses.replace(variable, tensor=variable.tensor + _ORIGINAL) if pruned else variable
+    pruned = path in holders and is_pruned(holders[path], attribute + ORIGINAL)
+    return dataclasses.replace(variable, tensor=variable.tensor + ORIGINAL) if pruned else variable
 
 
 def mask_again(module: nn.Module) -> None:

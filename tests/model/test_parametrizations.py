@@ -92,6 +92,15 @@ def test_seed_name_and_shape_alone(change):
     assert not torch.equal(second[0].weight, first[0].weight)
 
 
+def test_autocast_does_not_count():
+    """Inside torch.autocast the vectors are those of outside."""
+    first, second = spectral(), spectral()
+    kinit.apply(first, seed=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kinit.apply(second, seed=5)
+    check_same_state(state(second), state(first))
+
+
 def test_the_name_counts():
     """Two layers of one shape have vectors of their own; a layer alone has those that it has in a model."""
     norm = parametrizations.spectral_norm

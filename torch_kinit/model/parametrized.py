@@ -96,9 +96,10 @@ def _iterate(chosen: set[int], step: Any, weight: Tensor) -> None:
     dtype = weight.dtype if weight.dtype.itemsize >= 4 else torch.float32
     matrix = gathered(weight).movedim(step.dim, 0).flatten(1).to(dtype).contiguous()  # whatever its memory format
     found = {"v": normalize(gathered(kept["v"]).to(dtype), dim=0, eps=step.eps)}
-    for _ in range(_ITERATIONS):
-        found["u"] = normalize(matrix @ found["v"], dim=0, eps=step.eps)
-        found["v"] = normalize(matrix.mT @ found["u"], dim=0, eps=step.eps)
+    with torch.autocast(matrix.device.type, enabled=False):
+        for _ in range(_ITERATIONS):
+            found["u"] = normalize(matrix @ found["v"], dim=0, eps=step.eps)
+            found["v"] = normalize(matrix.mT @ found["u"], dim=0, eps=step.eps)
     for name, vector in kept.items():
         if id(vector) in chosen:
             put(vector, found[name])

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import torch_kinit as kinit
-from tests.support.models import network, on_meta
+from tests.support.models import Positions, network, on_meta
 from tests.support.states import check_same_state, state, tensors
 
 
@@ -159,6 +159,18 @@ def test_parametrizations_that_nobody_completes():
     assert bool(model.parametrizations.weight.original.isnan().all())
     kinit.apply(model, {"*.factor": 2.0}, seed=2)
     assert bool(model(torch.ones(1, 5)).isfinite().all())
+
+
+def test_parameters_that_nobody_sets():
+    """Those that on_uncovered="keep" would leave NaN are an error; what was loaded meanwhile is kept, and `skip` is."""
+    model = kinit.materialize(on_meta(Positions), "cpu")
+    with pytest.raises(ValueError, match=r"(?s)^Parameters that no rule covers.*ns \(5, 4\).*'positions': kinit"):
+        kinit.apply(model, {"token": "ones"}, on_uncovered="keep", seed=1)
+    assert bool(model.token.isnan().all())
+    kinit.apply(model, {"token": "ones", "positions": kinit.skip}, seed=1)
+    model.load_state_dict({"positions": torch.ones(5, 4)}, strict=False)
+    kinit.apply(model, {"token": "zeros"}, on_uncovered="keep", seed=1)
+    assert bool((model.positions == 1).all())
 
 
 # --- buffers that nobody set -----------------------------------------------------------------------------------------

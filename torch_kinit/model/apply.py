@@ -116,7 +116,9 @@ def apply(
     This is `plan(model, rules, only=..., ...).apply(generator=..., seed=..., ...)`; see both for the arguments and
     errors. After loading a checkpoint with strict=False, `only=incompatible.missing_keys` initializes what it lacked.
     LSTM's default bias is Keras' unit_forget_bias; a rule for its bias replaces it whole. The row of an embedding's
-    padding_idx is zeroed again, and running statistics start anew. After an error nothing is changed.
+    padding_idx is zeroed again, and running statistics start anew. A parametrized weight obeys its parametrization at
+    once: the vectors of torch's spectral_norm are made anew, from the same source; a pruned one keeps its mask. A
+    function that leaves the tensor as it was, or NaN in it, is an error. After an error nothing is changed.
 
     Returns:
         The plan that was carried out.

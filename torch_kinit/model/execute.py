@@ -82,7 +82,7 @@ class Task:
 
     @property
     def _place(self) -> str:
-        return f"{self.step.name} (rule {self.step.rule})"
+        return f"{checks.cut(self.step.name)} (rule {checks.cut(self.step.rule)})"
 
     def carry_out(self, model: nn.Module, before: Tensor | None = None) -> None:
         """Set the target, which `model` holds under the name of the step; `before` has a copy of its values, if any."""

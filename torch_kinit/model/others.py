@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_kinit import checks
 from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.model.writing import global_generators_from
 from torch_kinit.shards import local_of
@@ -79,19 +80,22 @@ def _spoiled(tensor: Tensor) -> Tensor:
 
 def _unfilled(recipe: Recipe, tensor: Tensor, returned: Any) -> str:
     """What an initializer has done in place of filling `tensor`, and the way out."""
-    left = "and left the tensor that it was given as it was. A rule's function fills that tensor"
+    name, left = (
+        checks.cut(str(recipe)),
+        "and left the tensor that it was given as it was. A rule's function fills that tensor",
+    )
     example = "such as `lambda w: w.fill_(0.5)`; kinit.skip leaves a tensor alone."
     if returned is tensor:
-        return f"{recipe} returned the tensor that it was given, as it was. A rule's function fills it, {example}"
+        return f"{name} returned the tensor that it was given, as it was. A rule's function fills it, {example}"
     if isinstance(returned, Tensor) and returned.shape == tensor.shape:
-        return f"{recipe} returned a new tensor {left}: write `lambda w: w.copy_(...)`, with what it returns inside."
+        return f"{name} returned a new tensor {left}: write `lambda w: w.copy_(...)`, with what it returns inside."
     if isinstance(returned, Tensor):
         shapes = f"{tuple(returned.shape)}, not {tuple(tensor.shape)},"
-        return f"{recipe} returned a tensor of shape {shapes} {left}, {example}"
+        return f"{name} returned a tensor of shape {shapes} {left}, {example}"
     if isinstance(returned, (int, float)) and not isinstance(returned, bool):
-        return f"{recipe} returned {returned!r} {left}; for a constant, write the number itself as the rule."
+        return f"{name} returned {checks.short(returned)} {left}; for a constant, write the number itself as the rule."
     what = "None" if returned is None else f"a {type(returned).__name__}"
-    return f"{recipe} returned {what} {left}, {example}"
+    return f"{name} returned {what} {left}, {example}"
 
 
 def refuse_leftover_nan(recipe: Recipe, tensor: Tensor, place: str) -> None:
@@ -102,6 +106,6 @@ def refuse_leftover_nan(recipe: Recipe, tensor: Tensor, place: str) -> None:
     unset = (values.float() if values.dtype.itemsize == 1 else values).isnan()
     if bool(unset.any()):
         raise ValueError(
-            f"{place}: {recipe} left NaN in {int(unset.sum())} of {values.numel()} values; "
+            f"{place}: {checks.cut(str(recipe))} left NaN in {int(unset.sum())} of {values.numel()} values; "
             "an initializer fills the whole tensor."
         )

@@ -118,7 +118,6 @@ def _refuse_unset_parameters(found: list[Target]) -> None:
     lines = [
         "Parameters that no rule covers, and that nobody has set since the model was on the meta device:",
         *lines_of(found),
-        f"They hold NaN. Add a rule for each, such as {{{example}: 'zeros'}}, or load them before; "
-        f"{{{example}: kinit.skip}} leaves one as it is.",
+        f"They hold NaN. Load them before, or add a rule for each; {{{example}: kinit.skip}} leaves one as it is.",
     ]
     raise ValueError("\n".join(lines))

@@ -1,6 +1,7 @@
 """What all tests share: the devices there are, Keras on torch, a fixed seed, and fixtures of several files."""
 
 import os
+import re
 
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["COLUMNS"] = "120"  # the width of tables in doctests
@@ -9,7 +10,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 import torch
 
+from tests.support import torchvision_ops
+
+torchvision_ops.stand_in()
+
 ASKING = {"backend", "real"}  # of tests.support: who imports one of these asks such a process
+BACKEND = re.compile(r"test_keras_(jax|tensorflow|torch)\.py|[\[-](jax|tensorflow|torch)(?=[\]-])")  # in a test's id
 DEVICES = ["cpu"]
 if torch.cuda.is_available():
     DEVICES.append("cuda")
@@ -19,10 +25,11 @@ if torch.backends.mps.is_available():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """With `-n 2 --dist loadgroup` one worker has all files that ask processes of Keras, and starts each once."""
+    """With `-n 2 --dist loadgroup` one worker has all tests that ask one backend's process of Keras, started once."""
     for item in items:
         if ASKING & vars(getattr(item, "module", item)).keys():
-            item.add_marker(pytest.mark.xdist_group("keras"))
+            asked = {name for found in BACKEND.findall(item.nodeid) for name in found if name}
+            item.add_marker(pytest.mark.xdist_group(" ".join(("keras", *asked)) if len(asked) == 1 else "keras"))
 
 
 @pytest.fixture(params=DEVICES)

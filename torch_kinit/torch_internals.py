@@ -17,11 +17,12 @@ PRIVATE_NAMES = {
     "torch.utils._python_dispatch._get_current_dispatch_mode": "draws are eager, also inside compiled()",
     "torch._C._functorch.peek_interpreter_stack": "draws are eager, also inside compiled()",
     "torch._dynamo.mark_dynamic": "draws are eager, also inside compiled()",
-    "torch._inductor.list_options": "compiled() compiles on the CPU alone, without options",
     "torch.nn.RNNBase._init_flat_weights": "each weight is set on the module again, which tells it",
     "torch.nn.Module._apply": "FSDP2 notes new storage at the next forward",
     "torch.utils.swap_tensors": "materialize puts new tensors in the place of the old ones",
     "torch.Tensor._base": "whether a layout gives views is not checked",
+    "torch.Tensor._version": "whether an initializer has filled a tensor is told by the values alone",
+    "torch.nn.utils.parametrizations._SpectralNorm": "its vectors are buffers of which no layout speaks",
 }
 
 
@@ -43,22 +44,14 @@ def is_intercepted() -> bool:
     return mode is None or stack is None or mode() is not None or stack() is not None
 
 
-def can_compile(device: str) -> bool:
-    """Whether torch.compile can be told all that a kernel of the same bits takes on this type of device."""
-    lengths, options = _find("torch._dynamo.mark_dynamic"), _find("torch._inductor.list_options")
-    return lengths is not None and (device == "cpu" or options is not None)
+def can_compile() -> bool:
+    """Whether torch.compile can be told which lengths change."""
+    return _find("torch._dynamo.mark_dynamic") is not None
 
 
 def mark_dynamic(tensor: Tensor) -> None:
     """Let torch.compile take the length of `tensor` for one that changes."""
     _find("torch._dynamo.mark_dynamic")(tensor, 0)
-
-
-def known_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of Inductor's options that this torch has."""
-    listing = _find("torch._inductor.list_options")
-    known = listing() if listing else ()
-    return {name: value for name, value in options.items() if name in known}
 
 
 def split_factor(placement: Any) -> int | None:
@@ -71,6 +64,21 @@ def split_factor(placement: Any) -> int | None:
 def is_base_of(tensor: Tensor, view: Tensor) -> bool:
     """Whether `view` is a view of `tensor`, or the tensor itself."""
     return view is tensor or getattr(view, "_base", tensor) is tensor
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How many operations have written to a tensor in place; None where torch does not count them."""
+    with contextlib.suppress(RuntimeError):  # of inference tensors
+        return getattr(tensor, "_version", None)
+    return None
+
+
+def spectral_vectors(module: nn.Module) -> dict[str, Tensor]:
+    """The estimates u and v of singular vectors that torch's spectral_norm keeps; none of any other module."""
+    kind = _find("torch.nn.utils.parametrizations._SpectralNorm")
+    kept = buffers_of(module) if kind is not None and isinstance(module, kind) else {}
+    u, v = kept.get("_u"), kept.get("_v")  # a vector is divided by its length, without them
+    return {} if u is None or v is None else {"u": u, "v": v}
 
 
 def swap(tensor: Tensor, new: Tensor) -> bool:

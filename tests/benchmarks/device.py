@@ -1,13 +1,17 @@
-"""Print nanoseconds a value on an accelerator, and the memory each fill takes beside its tensor.
+"""Print nanoseconds a value on an accelerator for tensors of many sizes, beside torch's own fills.
 
-    python -m tests.benchmarks.device [--device cuda] [--values 268435456] [--repeats 20]
+    python -m tests.benchmarks.device [--device cuda] [--sizes 10 16 22 28 30] [--repeats 20]
 
-Each fill is timed from and to a synchronization of the device, the fills in turns; the median is shown, and each has
-its law. On the CPU, which is the default where there is no accelerator, no memory is counted.
+A size n is 2**n float32 values. Each fill is timed from and to a synchronization of the device, the fills in turns; the
+median is shown, and each has its law. Of the largest size it also prints the share of `fill_`'s speed that a fill
+reaches, which writes as much and computes nothing, and the memory it takes beside the tensor (not on the CPU, which is
+the default where there is no accelerator). Then the seconds to the first value of a Key in a new process.
 """
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -17,26 +21,27 @@ from torch import nn
 import torch_kinit as kinit
 from tests.support.laws import N, Normal, TruncatedAtTwo, Uniform, check_law
 
-VALUES = 256 << 20
+SIZES = (10, 16, 22, 28, 30)
 TRUNCATED = TruncatedAtTwo(0, 0.05)
 
 
 def fills(device):
     """What is compared: a call that fills a tensor on `device`, and the law of its values."""
-    generator, key = torch.Generator(device).manual_seed(0), kinit.Key(0)
+    generator, key, cpu = torch.Generator(device).manual_seed(0), kinit.Key(0), torch.device(device).type == "cpu"
     keyed = {
         "kinit.trunc_normal_, Key": (partial(kinit.trunc_normal_, generator=key), TRUNCATED),
         "kinit.random_normal_, Key": (partial(kinit.random_normal_, generator=key), Normal(0, 0.05)),
         "kinit.random_uniform_, Key": (partial(kinit.random_uniform_, generator=key), Uniform(-0.05, 0.05)),
     }
     return {
+        "tensor.fill_": (lambda t: t.fill_(0.5), None),
         "tensor.uniform_": (lambda t: t.uniform_(), Uniform(0, 1)),
         "tensor.normal_": (lambda t: t.normal_(), Normal(0, 1)),
         "torch.nn.init.trunc_normal_": (partial(nn.init.trunc_normal_, std=0.05, a=-0.1, b=0.1), TRUNCATED),
         "kinit.trunc_normal_": (kinit.trunc_normal_, TRUNCATED),
         "kinit.trunc_normal_, generator": (partial(kinit.trunc_normal_, generator=generator), TRUNCATED),
         **keyed,
-        **{f"{name}, compiled": (kinit.compiled()(call), law) for name, (call, law) in keyed.items()},
+        **({f"{name}, compiled": (kinit.compiled()(call), law) for name, (call, law) in keyed.items()} if cpu else {}),
     }
 
 
@@ -70,32 +75,65 @@ def check(name, device, tensor):
     """Raise AssertionError unless a fill has given what it should."""
     law = fills(device)[name][1]
     values = tensor.flatten()[-N:].double()
+    if law is None:
+        assert torch.equal(values, torch.full_like(values, 0.5))
+        return
     # torch.nn.init rounds its bound to float32, which lies outside by half a spacing
     check_law(values.clamp(law.low, law.high) if name.startswith("torch") else values, law)
+
+
+FIRST = """
+import time, torch, torch_kinit as kinit
+tensor = torch.empty(1000, device={device!r})
+start = time.perf_counter()
+kinit.{name}(tensor, generator=kinit.Key(0)).cpu()
+print(time.perf_counter() - start)
+"""
+
+
+def seconds_to_first_value(name, device):
+    """How long a first draw from a Key takes in a new process."""
+    command = [sys.executable, "-W", "ignore", "-c", FIRST.format(name=name, device=str(device))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(size, device, repeats):
+    """The median of nanoseconds a value of each fill, and the bytes that it takes beside 2**size values."""
+    tensor, compared = torch.empty(1 << size, device=device), fills(device)
+    times, memory = {name: [] for name in compared}, {}
+    for name, (call, _) in compared.items():
+        memory[name] = extra_memory(call, tensor)
+        if tensor.numel() >= N:
+            check(name, device, tensor)
+    for _ in range(repeats):
+        for name, (call, _) in compared.items():
+            times[name].append(seconds(call, tensor))
+    return {name: 1e9 * statistics.median(taken) / (1 << size) for name, taken in times.items()}, memory
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=torch.device, default=torch.device(default))
-    parser.add_argument("--values", type=int, default=VALUES)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
-    tensor, compared = torch.empty(options.values, device=options.device), fills(options.device)
-    times, memory = {name: [] for name in compared}, {}
-    for name, (call, _) in compared.items():
-        memory[name] = extra_memory(call, tensor)
-        check(name, options.device, tensor)
-    for _ in range(options.repeats):
-        for name, (call, _) in compared.items():
-            times[name].append(seconds(call, tensor))
+    measured = [measure(size, options.device, options.repeats) for size in sorted(options.sizes)]
     where = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else options.device
-    print(f"{options.values} float32 values, {where}, torch {torch.__version__}\n")
-    print("| fill | ns a value | least | MiB beside the tensor |\n|---|---|---|---|")
-    for name, taken in times.items():
-        median, least = (1e9 * x / options.values for x in (statistics.median(taken), min(taken)))
+    print(f"Nanoseconds a value, {where}, torch {torch.__version__}\n")
+    heads = ["fill", *(f"2**{size}" for size in sorted(options.sizes)), "of fill_", "MiB beside the tensor"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    largest, memory = measured[-1]
+    for name, nanoseconds in largest.items():
+        share = f"{largest['tensor.fill_'] / nanoseconds:.0%}"
         beside = "" if memory[name] is None else f"{memory[name] / 2**20:.1f}"
-        print(f"| `{name}` | {median:.4f} | {least:.4f} | {beside} |")
+        cells = [f"`{name}`", *(f"{found[name]:.4g}" for found, _ in measured), share, beside]
+        print(f"| {' | '.join(cells)} |")
+    print()
+    for name in ("random_uniform_", "trunc_normal_", "random_normal_"):
+        print(
+            f"Seconds to the first value of {name} in a new process: {seconds_to_first_value(name, options.device):.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def import_time(repeats):
 
 @functools.cache
 def rank():
-    """Seconds, and MiB beside the shard, of one rank; see tests.benchmarks.rank."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.rank"]
+    """Seconds, and MiB beside the shard, of one rank; see tests.benchmarks.scale."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.scale", "405B"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     _, taken, memory = map(float, printed.split())
     return taken, memory

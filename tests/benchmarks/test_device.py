@@ -20,6 +20,7 @@ from torch_kinit.streams import key
 CUDA = torch.device("cuda")
 on_cuda = pytest.mark.skipif("cuda" not in DEVICES, reason="asks CUDA itself, which is not here")
 MIB = 1 << 20
+NAME_OF = {draw: name for name, draw in DRAWS.items()}
 
 
 @contextmanager
@@ -91,23 +92,25 @@ def test_compiled_draws_have_their_law(name):
 @every_draw
 @sources(*SOURCES)
 def test_memory_beside_a_large_tensor(source, draw, dtype):
-    """A tensor of 256 MiB takes at most 16 MiB of the device beside itself, whatever draws."""
+    """A tensor of 256 MiB takes at most 16 MiB of the device beside itself; eager draws of a Key as many as it does."""
     if source in [SOURCES[name] for name in ON_CPU] and (draw, dtype) != (DRAWS["truncated"], torch.float32):
         pytest.skip("values drawn on the CPU come in pieces of one size, whatever the law")
     tensor, generator = torch.empty(4096, 65536 // dtype.itemsize, dtype=dtype, device=CUDA), source(CUDA)
-    assert timed.extra_memory(lambda t: draw(t, generator=generator), tensor) <= 16 * MIB
+    eager = source is SOURCES["Key"] and (dtype == torch.float64 or "tail" in NAME_OF[draw])
+    assert timed.extra_memory(lambda t: draw(t, generator=generator), tensor) <= (256 if eager else 16) * MIB
 
 
 @pytest.mark.slow
 @every_dtype
 @every_draw
 def test_the_pieces_of_accelerators_fit(draw, dtype, monkeypatch):
-    """In pieces of the size that accelerators get, a Key's draw takes at most 16 MiB on the CPU, too."""
+    """In pieces of the size that accelerators get without Triton, a Key's draw takes at most 256 MiB."""
     monkeypatch.setattr(key, "CHUNK", key._DEVICE_CHUNK)
-    tensor = torch.empty(5 * MIB // 4, 2, dtype=dtype)
+    monkeypatch.setattr(key, "SERIAL", key._DEVICE_CHUNK)
+    tensor = torch.empty(2, 9 * MIB // 4, dtype=dtype).t()
     with PeakMemory(tensor, torch.empty(0, device="meta")) as memory:
         draw(tensor, generator=Key(0))
-    assert 0 < memory.peak <= 16 * MIB
+    assert 64 * MIB < memory.peak <= 256 * MIB
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """`python -m torch_kinit replay`: the weights Keras starts from, on the command line."""
 
 import json
+import sys
+import warnings
 
 import keras
 import pytest
+from torch import nn
 
 import torch_kinit as kinit
+from torch_kinit.__main__ import main
 
 # The seeds drawn are compared with those of Keras itself.
 GRU = ("torch.nn:GRU", "--set", "input_size=3", "--set", "hidden_size=4")
@@ -76,40 +80,53 @@ def test_a_model_made_from_a_config(run, tmp_path):
     assert f" {copy.layers[0].cell.kernel_initializer.seed}\n" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        pytest.param((*GRU, "--backend", "torch"), "`seed` must be given", id="no seed"),
-        pytest.param((*GRU, "--seed", 1), "--backend", id="no backend"),
-        pytest.param((*GRU, "--seed", 1, "--backend", "theano"), "invalid choice: 'theano'", id="backend"),
-        pytest.param((*GRU, "--seed", -1, "--backend", "jax"), "`seed` must be from 0 to 2**32 - 1", id="seed"),
-        pytest.param(
-            (*GRU, "--seed", 1, "--backend", "jax", "--keras-config", "none.json"),
-            "There is no file none.json",
-            id="no file",
-        ),
-        pytest.param(
-            (
-                "torch.nn:Bilinear",
-                "--set",
-                "in1_features=2",
-                "--set",
-                "in2_features=2",
-                "--set",
-                "out_features=2",
-                "--seed",
-                1,
-                "--backend",
-                "jax",
-            ),
-            "No Keras layer draws weight of Bilinear",
-            id="no twin",
-        ),
-    ],
-)
-def test_a_wrong_argument_is_one_line(run, arguments, sentence):
-    """An error is one line on stderr, with exit code 2 and nothing on stdout."""
-    code, out, err = run("replay", *arguments)
-    assert (code, out) == (2, "")
-    assert sentence in err
+ORDERS = {
+    "a module": (["--order", "gru", "--order", "head"], ["gru", "head"]),
+    "draws of something else": (["--order", "3", "--order", "gru", "--order", "head"], [3, "gru", "head"]),
+    "twins": (
+        ["--order", "('Dropout', {'rate': 0.5})", "--order", "gru", "--order", "('Dense', 'head')"],
+        [kinit.twin("Dropout", rate=0.5), "gru", kinit.twin("Dense", "head")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "order"), ORDERS.values(), ids=ORDERS)
+def test_order(arguments, order, run, tmp_path, monkeypatch):
+    """`--order`, once for each thing, is what `order` of replay_keras lists."""
+    (tmp_path / "mine_order.py").write_text(
+        "from torch import nn\n"
+        "def make(): return nn.ModuleDict({'head': nn.Linear(4, 2), 'gru': nn.GRU(3, 4, batch_first=True)})\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, _ = run("replay", "mine_order:make", "--seed", 1, "--backend", "torch", "--json", *arguments)
+    assert code == 0
+    port = nn.ModuleDict({"head": nn.Linear(4, 2), "gru": nn.GRU(3, 4, batch_first=True)})
+    done = kinit.replay_keras(port, 1, backend="torch", order=order, build="sequential")
+    assert kinit.Plan.from_dict(json.loads(out)) == done
+
+
+def as_script(*arguments):
+    """Call the command line as the file does that an installer writes for `kinit`."""
+    sys.argv = ["/bin/kinit", *map(str, arguments)]
+    file = compile("from torch_kinit.__main__ import script\ncode = script()", "/bin/kinit", "exec")
+    found = {"__name__": "__main__"}
+    exec(file, found)
+    return found["code"]
+
+
+@pytest.mark.parametrize("call", [lambda *a: main([str(x) for x in a]), as_script], ids=["main", "script"])
+def test_guesses_are_told_in_the_words_of_the_command_line(call, capsys, tmp_path, monkeypatch):
+    """What replay_keras warns of is a line that names options, and no place in somebody's code."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = tmp_path / "model.json"
+    given = keras.Sequential([keras.Input((5, 3)), keras.layers.GRU(4, kernel_initializer="he_normal")])
+    path.write_text(given.to_json(), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert call("replay", *GRU, "--seed", 1, "--backend", "torch", "--keras-config", path) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("torch_kinit: warning: The config does not tell all")
+    assert "--order, --build and --made settle it by hand" in err
     assert err.count("\n") == 1

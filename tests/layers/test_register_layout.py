@@ -28,8 +28,6 @@ def test_gpt2_conv1d(register):
     """GPT-2's Conv1D, registered as the documentation shows, is Keras' Dense; unregistered, it is refused."""
     from transformers.pytorch_utils import Conv1D
 
-    with pytest.raises(kinit.UncoveredParameterError, match="of Conv1D"):
-        kinit.plan(Conv1D(7, 5))
     register(Conv1D, lambda m: [Variable("kernel", "weight", "keras"), Variable("bias", "bias")])
     twin = Twin("", lambda: Conv1D(7, 5), lambda: [kl.Dense(7)], ((3, 5),))
     check_same_output(twin, *carried(twin))
@@ -61,10 +59,102 @@ def test_only_module_classes_are_registered(register, cls):
         register(cls, lambda m: [])
 
 
-def test_only_functions_are_layouts(register):
-    """A list of variables where the function that makes it belongs is refused."""
-    with pytest.raises(TypeError, match="`layout` must be a function from a module to its variables, got"):
-        register(Own, [Variable("kernel", "weight")])
+@pytest.mark.parametrize("layout", [[Variable("kernel", "weight")], dict, None], ids=["list", "dict", "None"])
+def test_only_functions_and_classes_of_modules_are_layouts(register, layout):
+    """A list of variables where the function that makes it belongs is refused, and a class of something else."""
+    with pytest.raises(TypeError, match="`layout` must be a function from a module to its variables, or a class, got"):
+        register(Own, layout)
+
+
+class OwnLinear(nn.Module):
+    """A dense layer of its own, as libraries of transformers have them."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+
+class OwnNorm(nn.Module):
+    """An RMS norm of its own, which does not say what it normalizes."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(features))
+
+
+def test_a_class_is_stored_as_another(register):
+    """A class registered as another has its variables, as far as it holds them; subclasses inherit."""
+    register(OwnLinear, nn.Linear)
+    register(OwnNorm, nn.LayerNorm)
+    model = nn.Sequential(OwnLinear(6, 4), type("Heir", (OwnLinear,), {})(4, 3), OwnNorm(3))
+    plan = kinit.plan(model, {"0": "he_normal"})
+    rows = [(step.name, step.role, str(step.initializer), step.fans) for step in plan]
+    assert rows == [
+        ("0.weight", "kernel", "he_normal", (6, 4)),
+        ("1.weight", "kernel", "glorot_uniform", (4, 3)),
+        ("2.weight", "gamma", "ones", None),
+    ]
+
+
+def test_a_class_stored_as_another_stands_for_its_keras_layer(register):
+    """Replay gives it the other's draws where its sizes are told, and nothing where the weights are without chance."""
+    torchs = nn.Sequential(nn.Linear(6, 4, bias=False), nn.RMSNorm(4), nn.Linear(4, 3, bias=False))
+    kinit.replay_keras(torchs, 1, backend="jax")
+    register(OwnLinear, nn.Linear)
+    register(OwnNorm, nn.RMSNorm)
+    own = nn.Sequential(OwnLinear(6, 4), OwnNorm(4), OwnLinear(4, 3))
+    kinit.replay_keras(own, 1, backend="jax")
+    assert all(map(torch.equal, own.parameters(), torchs.parameters()))
+
+
+def test_replay_of_a_class_that_does_not_tell_its_sizes(register):
+    """Weights with chance, of a class without the attributes that the Keras layer is made of, ask for a twin."""
+    register(Own, nn.Linear)
+    with pytest.raises(ValueError, match=r"No Keras layer draws weight of Own.*twin\('Dense', 'its.path'\)"):
+        kinit.replay_keras(Own(), 1, backend="jax")
+
+
+@pytest.mark.parametrize("other", [nn.Dropout, nn.Sequential, OwnNorm], ids=lambda cls: cls.__name__)
+def test_only_classes_with_a_layout_are_followed(register, other):
+    """A class of which no layout is known is refused when it is registered."""
+    with pytest.raises(ValueError, match=rf"`layout` is {other.__name__}, of which no layout is known; give a class"):
+        register(Own, other)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (nn.Conv2d, "Own is registered to store its variables as Conv2d, whose layout reads `groups`, which it lacks"),
+        (nn.LSTM, "as LSTM, whose layout reads `bidirectional`, which it lacks"),
+        (nn.MultiheadAttention, "as MultiheadAttention, whose layout reads `embed_dim`, which it lacks"),
+        (nn.modules.batchnorm.BatchNorm1d, None),
+    ],
+    ids=["Conv2d", "LSTM", "MultiheadAttention", "BatchNorm1d"],
+)
+def test_what_the_other_layout_reads_must_be_there(register, other, message):
+    """An attribute that the layout of the other class reads, and the module lacks, is named."""
+    register(Own, other)
+    if message is None:
+        assert [step.role for step in kinit.plan(Own())] == ["gamma"]
+    else:
+        with pytest.raises(ValueError, match=message):
+            kinit.plan(Own())
+
+
+def test_the_main_weight_of_the_other_layout_must_be_there(register):
+    """A class without the main weight of the one that it is registered as is refused when it is planned."""
+    register(nn.ParameterDict, nn.Linear)
+    with pytest.raises(ValueError, match=r"ParameterDict is .*Linear, whose main weight is `weight`, which it lacks"):
+        kinit.plan(nn.ParameterDict({"kernel": torch.zeros(2, 3)}))
+
+
+def test_two_classes_may_be_stored_as_each_other(register):
+    """The layout that is followed is that of the moment, so that registering both ways ends."""
+    register(OwnLinear, nn.Linear)
+    register(Own, OwnLinear)
+    register(OwnLinear, Own)
+    assert kinit.plan(OwnLinear(6, 4))["weight"].fans == kinit.plan(Own())["weight"].fans == (6, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Each parameter gets the law of its rule or of Keras' default for it, and nothing else changes."""
 
 import copy
+import itertools
 import math
 import re
 import sys
@@ -161,10 +162,13 @@ def test_apply_returns_what_it_did():
     assert same == set(before) - {"0.weight", "0.bias"}
 
 
-def test_progress_bar(capsys):
-    """progress=True shows a bar over the parameters on stderr and changes no value."""
+def test_progress_bar(capsys, monkeypatch):
+    """progress=True shows a bar on stderr, if filling takes longer than a second, and changes no value."""
     plain, shown = linear(), linear()
     kinit.apply(plain, generator=seeded())
+    kinit.apply(shown, generator=seeded(), progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("tqdm.std.time", itertools.count(0.0, 0.7).__next__)  # a clock that goes on when looked at
     kinit.apply(shown, generator=seeded(), progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""

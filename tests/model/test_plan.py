@@ -87,6 +87,56 @@ def test_collection():
         plan["head.wieght"]
 
 
+class Wrapping(nn.Module):
+    """A model inside another, under the name that a wrapper gives it."""
+
+    def __init__(self, name, inner):
+        super().__init__()
+        self.add_module(name, inner)
+
+
+WRAPPED = {
+    "torch.compile": (lambda inner: torch.compile(inner), "_orig_mod"),
+    "DataParallel": (nn.DataParallel, "module"),
+    "checkpointing": (lambda inner: Wrapping("_checkpoint_wrapped_module", inner), "_checkpoint_wrapped_module"),
+    "FSDP1": (lambda inner: Wrapping("_fsdp_wrapped_module", inner), "_fsdp_wrapped_module"),
+    "two": (lambda inner: torch.compile(nn.DataParallel(inner)), "_orig_mod.module"),
+}
+
+
+@pytest.mark.parametrize(("wrap", "prefix"), WRAPPED.values(), ids=WRAPPED)
+def test_names_of_wrappers_do_not_matter(wrap, prefix):
+    """A plan of a wrapped model, or of the bare one, takes names with and without the wrapper's; from JSON too."""
+    bare, wrapped = kinit.plan(network()), kinit.plan(wrap(network()))
+    assert wrapped.steps[0].name.startswith(prefix)
+    for plan in (bare, wrapped, *(kinit.Plan.from_dict(made.to_dict()) for made in (bare, wrapped))):
+        for name in ("head.weight", f"{prefix}.head.weight"):
+            assert plan[name].shape == (2, 12)
+            assert name in plan
+        assert "head" not in plan
+        assert f"{prefix}.head" not in plan
+
+
+def test_a_name_that_means_several_is_refused():
+    """A name without wrappers' that several tensors have is a KeyError that names them; their own names are taken."""
+    inner = {name: nn.Linear(2, 3) for name in ("_orig_mod", "_fsdp_wrapped_module", "module")}
+    plan = kinit.plan(nn.ModuleDict(inner))
+    for name, several in (("weight", "'_orig_mod"), ("module.module.weight", ".*, 'module")):
+        with pytest.raises(KeyError, match=rf"'{name}' is ambiguous: without .* it may be {several}.weight'"):
+            plan[name]
+        assert name not in plan
+    assert [plan[f"{name}.weight"].name for name in inner] == [f"{name}.weight" for name in inner]
+
+
+def test_a_parameter_whose_name_differs_by_a_wrapper_is_another():
+    """That plan[...] overlooks wrappers does not let a plan pass over a parameter of a model."""
+    plan = kinit.plan(nn.ModuleDict({"a": nn.Linear(2, 2)}))
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "module": nn.ModuleDict({"a": nn.Linear(2, 2)})})
+    with pytest.raises(ValueError, match=r"parameters that the plan does not know: module\.a\.weight, module\.a\.bias"):
+        plan.apply(model)
+    assert list(plan.names) == ["a.weight", "a.bias"]
+
+
 def test_every_tensor_has_one_step():
     """Each parameter and each statistic of a model is in its plan exactly once."""
     model = network()

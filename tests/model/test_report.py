@@ -1,162 +1,191 @@
-"""A plan can be written to JSON, read back and carried out elsewhere, and is printed as text and HTML."""
+"""A plan is printed as text and HTML: it fits, no name or number is cut, and what repeats is told once."""
 
+import dataclasses
 import html.parser
-import json
-import math
+import itertools
 import re
-from functools import partial
 
-import keras
-import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import torch_kinit as kinit
-from tests.support.fingerprint import fingerprint
 from tests.support.models import network, tied
+from torch_kinit.model import report
 
-INF = math.inf
 
-RULES = {
-    "defaults": None,
-    "arrays": {"head": np.arange(24.0).reshape(12, 2), "head.bias": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)},
-    "numbers": {"head": 1, "head.bias": 0.1},
-    "skip": {nn.GRU: kinit.skip},
-    "unbounded law": {"head": "random_normal"},
-    "one-sided bounds": {"head": partial(kinit.trunc_normal_, lower=-INF, upper=1.0)},
-    "one-sided bounds, above": {"head": partial(kinit.trunc_normal_, lower=0.5, upper=INF)},
-    "fans": {"head": partial(kinit.he_normal_, fans=(3, 4)), "attend": partial(kinit.he_normal_, fans=((0,), (1, 2)))},
-    "layout": {"stem": partial(kinit.orthogonal_, layout="torch")},
-    "config": {nn.Linear: {"class_name": "VarianceScaling", "config": {"scale": 2.0, "distribution": "normal"}}},
-    "nested list": {"head.bias": partial(kinit.constant_, value=[1.0, 2.0])},
+class Bottleneck(nn.Module):
+    """ResNet50's block, as torchvision names its parts."""
+
+    def __init__(self, inputs, width, first):
+        super().__init__()
+        sizes = [(inputs, width, 1), (width, width, 3), (width, 4 * width, 1)]
+        for i, (a, b, kernel) in enumerate(sizes, 1):
+            setattr(self, f"conv{i}", nn.Conv2d(a, b, kernel, bias=False))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(b))
+        if first:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width))
+
+
+def resnet50():
+    model = nn.Sequential()
+    model.conv1, model.bn1 = nn.Conv2d(3, 64, 7, bias=False), nn.BatchNorm2d(64)
+    inputs = 64
+    for stage, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 1):
+        made = [Bottleneck(inputs if i == 0 else 4 * width, width, i == 0) for i in range(blocks)]
+        setattr(model, f"layer{stage}", nn.Sequential(*made))
+        inputs = 4 * width
+    model.fc = nn.Linear(2048, 1000)
+    return model
+
+
+REAL = {
+    "BERT": (lambda: transformers.BertModel(transformers.BertConfig()), {"*LayerNorm": {"gamma": "ones"}}),
+    "ResNet50": (resnet50, {nn.Conv2d: "he_normal"}),
+    "Transformer": (lambda: nn.Transformer(batch_first=True), None),
 }
 
 
-@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_json_round_trip(rules):
-    """A plan written as strict JSON and read again is equal, and fills a fresh model with the same values."""
-    plan = kinit.plan(network(), rules)
-    read = kinit.Plan.from_dict(json.loads(json.dumps(plan.to_dict(), allow_nan=False)))
-    assert read == plan
-    assert hash(read) == hash(plan)
-    assert read.model is None
-    first, second = plan.model, network()
-    second.load_state_dict(first.state_dict())
-    plan.apply(generator=torch.Generator().manual_seed(3))
-    read.apply(second, generator=torch.Generator().manual_seed(3))
-    for name, value in first.state_dict().items():
-        assert torch.equal(second.state_dict()[name], value), name
+@pytest.fixture(scope="module", params=REAL)
+def real(request):
+    """The plan of a real model, which its meta device makes at once."""
+    make, rules = REAL[request.param]
+    with torch.device("meta"):
+        return kinit.plan(make(), rules)
 
 
-def test_plan_from_json_gives_the_law():
-    """A plan read from JSON draws Keras' GlorotUniform: inside its limit, and near it."""
-    data = json.loads(json.dumps(kinit.plan(nn.Linear(100, 200)).to_dict()))
-    fresh = nn.Linear(100, 200)
-    kinit.Plan.from_dict(data).apply(fresh)
-    limit = float(abs(keras.initializers.GlorotUniform(0)((100, 200))).max())
-    assert float(fresh.weight.detach().abs().max()) == pytest.approx(limit, rel=2e-3)
+def paths(text):
+    """The full name that each line of a table with headings tells, and the cells beside it."""
+    found, above = [], None
+    for line in text.splitlines()[2:]:
+        if line.startswith("--"):
+            break
+        if line.startswith("  "):
+            name, *cells = re.split(r" {2,}", line.strip())
+            found.append((f"{above}.{name}", cells))
+        else:
+            above = line.partition(":")[0]
+    return found
 
 
-@pytest.mark.parametrize(
-    "value", [nn.init.xavier_uniform_, partial(nn.init.normal_, std=1.0), lambda t: None, [].append]
-)
-def test_foreign_callables_refuse_json(value):
-    """A plan with a function of somebody else's cannot be written, and says which parameter has it."""
-    plan = kinit.plan(nn.Linear(2, 2), {nn.Linear: value})
-    with pytest.raises(
-        ValueError, match=r"^weight: .* cannot be written to JSON: only this package's initializers can"
-    ):
-        plan.to_dict()
+def test_a_real_plan_fits_80_columns(real):
+    """At 80 columns every row is on a line of its own, under the path of its module, with its numbers whole."""
+    text = real.to_text(80, fold=False)
+    assert max(map(len, text.splitlines())) <= 80
+    found = paths(text)
+    assert [name for name, _ in found] == [step.name for step in real]
+    for step, (_, cells) in zip(real, found, strict=True):
+        fans = f"{step.blocks} x " * (step.blocks > 1) + str(step.fans) if step.fans else "-"
+        assert cells[2:4] == [fans, f"{step.std:.4g}"], step.name
 
 
-def written():
-    return kinit.plan(nn.Linear(2, 2)).to_dict()
+def unfolded(name):
+    """The names that a folded one stands for."""
+    span = re.search(r"(?<![^.])(\d+)-(\d+)(?![^.])", name)
+    if not span:
+        return [name]
+    each = range(int(span[1]), int(span[2]) + 1)
+    return [full for i in each for full in unfolded(name[: span.start()] + str(i) + name[span.end() :])]
 
 
-NOT_PLANS = {
-    "list": [],
-    "empty": {},
-    "steps missing": {k: v for k, v in written().items() if k != "steps"},
-    "unknown convention": written() | {"convention": "keras-9"},
-    "a step that is none": written() | {"steps": ["weight"]},
-    "a step without fields": written() | {"steps": [{"name": "weight"}]},
-    "unknown field": written() | {"steps": [written()["steps"][0] | {"colour": "red"}]},
-    "unknown initializer": written()
-    | {"steps": [written()["steps"][0] | {"initializer": {"name": "he", "arguments": {}}}]},
-    "initializer that is none": written() | {"steps": [written()["steps"][0] | {"initializer": "he_normal_"}]},
-    "arguments that are none": written()
-    | {"steps": [written()["steps"][0] | {"initializer": {"name": "zeros_", "arguments": []}}]},
-    "a law that is none": written()
-    | {"steps": [written()["steps"][0] | {"law": {"law": "Cauchy", "arguments": [0.0]}}]},
+def test_blocks_that_repeat_are_told_once(real):
+    """The rows of a folded plan stand for each tensor once, and are much fewer."""
+    rows = [re.split(r" {2,}", line) for line in str(real).splitlines()[2:]]
+    rows = rows[: next(i for i, row in enumerate(rows) if row[0].startswith("--"))]
+    names = [name for row in rows for name in unfolded(row[0])]
+    assert sorted(names) == sorted(step.name for step in real)
+    assert len(rows) < 0.6 * len(real)
+    told = {name: row[1:6] for row in rows for name in unfolded(row[0])}
+    whole = {step.name: [step.layer, step.role, str(step.initializer)] for step in real}
+    assert {name: cells[:3] for name, cells in told.items()} == whole
+
+
+def linears(*widths):
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
+
+
+def experts():
+    return nn.ModuleList([nn.ModuleDict({"experts": linears(*[4] * 5), "norm": nn.LayerNorm(4)}) for _ in range(2)])
+
+
+FOLDS = {
+    "six alike": (linears(*[4] * 7), None, ["0-5.weight", "0-5.bias"]),
+    "two small ones are told": (linears(4, 4, 4), None, ["0.weight", "0.bias", "1.weight", "1.bias"]),
+    "one differs": (
+        linears(4, 4, 4, 4, 5, 4),
+        None,
+        ["0-2.weight", "0-2.bias", "3.weight", "3.bias", "4.weight", "4.bias"],
+    ),
+    "a rule for one": (
+        linears(*[4] * 7),
+        {"3": "he_normal"},
+        ["0-2.weight", "0-2.bias", "3.weight", "3.bias", "4.weight", "4.bias", "5.weight", "5.bias"],
+    ),
+    "gaps": (
+        nn.Sequential(*(m for _ in range(5) for m in (nn.Linear(4, 4), nn.ReLU()))),
+        None,
+        ["0,2…8.weight", "0,2…8.bias"],
+    ),
+    "blocks in blocks": (
+        experts(),
+        None,
+        ["0-1.experts.0-3.weight", "0-1.experts.0-3.bias", "0-1.norm.weight", "0-1.norm.bias"],
+    ),
+    "a module of that very name": (
+        nn.ModuleDict({**{str(i): nn.Linear(4, 4) for i in range(3)}, "0-2": nn.Linear(4, 4)}),
+        None,
+        ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "0-2.weight", "0-2.bias"],
+    ),
+    "parameters by number": (
+        nn.ParameterList([torch.zeros(3) for _ in range(6)]),
+        {"*": "ones"},
+        ["0-5"],
+    ),
 }
 
 
-@pytest.mark.parametrize("data", NOT_PLANS.values(), ids=NOT_PLANS)
-def test_data_that_is_no_plan(data):
-    """Data that `to_dict` cannot have written is a ValueError that says what is wrong."""
-    with pytest.raises(
-        ValueError, match=r"This is not a plan that `to_dict` wrote|Unknown initializer 'he'|`convention`"
-    ):
-        kinit.Plan.from_dict(data)
+@pytest.mark.parametrize(("model", "rules", "names"), FOLDS.values(), ids=FOLDS)
+def test_what_folds(model, rules, names):
+    """Numbered neighbours fold that are alike in every cell, where that saves four rows; the rest is told."""
+    plan = kinit.plan(model, rules)
+    rows = [line.split()[0] for line in str(plan).splitlines()]
+    assert rows[2 : rows[2:].index(rows[1]) + 2] == names
+    whole = [line.split()[0] for line in plan.to_text(fold=False).splitlines()]
+    assert whole[2 : len(plan) + 2] == [step.name for step in plan]
 
 
-def test_plan_without_model():
-    """A plan read from data cannot be applied to nothing."""
-    with pytest.raises(ValueError, match="This plan was read from data and has no model: pass one to `apply`"):
-        kinit.Plan.from_dict(written()).apply()
+def test_tied_tensors_do_not_fold_away():
+    """A block that shares a tensor with another place is told by itself."""
+    model = nn.ModuleDict({"body": linears(*[4] * 7), "head": nn.Linear(4, 4, bias=False)})
+    model["head"].weight = model["body"][2].weight
+    text = str(kinit.plan(model))
+    assert "body.2.weight = head.weight" in text
+    assert "body.3-5.weight" in text
+    assert "one tensor: body.2.weight = head.weight" in kinit.plan(model).to_text(50)
 
 
-OTHER_MODELS = {
-    "missing parameter": (nn.Linear(2, 2, bias=False), "The model has no parameter 'bias', which the plan speaks of."),
-    "another shape": (nn.Linear(3, 2), r"weight was planned as \(2, 2\) float32 and is \(2, 3\) float32."),
-    "another dtype": (nn.Linear(2, 2).double(), r"weight was planned as \(2, 2\) float32 and is \(2, 2\) float64."),
-}
+def test_the_last_line_sums_up():
+    """It counts tensors, values and what is left alone, and tells the rule that all share."""
+    plan = kinit.plan(nn.Sequential(nn.Linear(1000, 1234), nn.Linear(3, 1)), {"1": kinit.skip})
+    assert str(plan).splitlines()[-1] == "4 tensors, 1.24 M values, 2 left alone"
+    assert str(kinit.plan(nn.Linear(3, 1))).splitlines()[-1] == "2 tensors, 4 values; rule of all: Keras default"
+    assert str(kinit.plan(nn.Linear(1, 1, bias=False))).splitlines()[-1].startswith("1 tensor, 1 value;")
+    assert str(kinit.plan(nn.Linear(100, 123))).splitlines()[-1].startswith("2 tensors, 12.4 K values;")
+    assert str(kinit.plan(nn.ReLU())).splitlines()[-1] == "0 tensors, 0 values"
 
 
-@pytest.mark.parametrize(("model", "sentence"), OTHER_MODELS.values(), ids=OTHER_MODELS)
-def test_plan_of_another_model(model, sentence):
-    """A plan is refused by a model it was not made for, which stays as it is."""
-    plan = kinit.plan(nn.Linear(2, 2))
-    before = fingerprint(model)
-    with pytest.raises(ValueError, match=sentence):
-        plan.apply(model)
-    assert fingerprint(model) == before
-
-
-def test_parameter_unknown_to_the_plan():
-    """A model with more parameters than the plan knows refuses it, with their names."""
-    model = nn.Linear(2, 2)
-    plan = kinit.plan(nn.Linear(2, 2))
-    model.scale = nn.Parameter(torch.ones(2))
-    with pytest.raises(ValueError, match=r"The model has parameters that the plan does not know: scale\."):
-        plan.apply(model)
-
-
-def untied():
-    return nn.ModuleDict({"words": nn.Embedding(10, 8), "head": nn.Linear(8, 10)})
-
-
-@pytest.mark.parametrize(
-    ("planned", "given"), [(tied, untied), (untied, tied)], ids=["tied to untied", "untied to tied"]
-)
-def test_model_tied_otherwise(planned, given):
-    """A plan is refused by a model whose parameters are tied otherwise: some would be drawn twice or never."""
-    plan, model = kinit.plan(planned()), given()
-    before = fingerprint(model)
-    with pytest.raises(ValueError, match=r"head\.weight"):
-        plan.apply(model)
-    assert fingerprint(model) == before
-
-
-def test_text_fits_the_terminal(monkeypatch):
-    """No line of the text table is wider than the terminal, which COLUMNS tells, and each step has its line."""
-    plan = kinit.plan(network(), {"head": nn.init.xavier_uniform_})
-    for width in range(20, 201):
-        monkeypatch.setenv("COLUMNS", str(width))
-        lines = str(plan).splitlines()
-        assert len(lines) == len(plan) + 2
-        assert max(map(len, lines)) <= width
+def test_nothing_is_cut_but_for_a_terminal(monkeypatch):
+    """Where the output is no terminal, COLUMNS or not, a row has all its cells; a terminal's width is kept."""
+    monkeypatch.setenv("COLUMNS", "60")
+    plan = kinit.plan(nn.Transformer(8, 2, 1, 1, 16, batch_first=True))
+    whole = str(plan)
+    assert whole == plan.to_text(1000)
+    assert re.search(r"decoder\.layers\.0\.multihead_attn\.in_proj_weight +MultiheadAttention +kernel ", whole)
+    assert "…" not in whole
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert str(plan) == plan.to_text(60) != whole
+    assert max(map(len, str(plan).splitlines())) <= 60
 
 
 def cells(step):
@@ -165,14 +194,122 @@ def cells(step):
     return [" = ".join((step.name, *step.tied)), step.layer, step.role or "-", str(step.initializer), fans, step.rule]
 
 
-def test_text_is_whole_where_there_is_room(monkeypatch):
-    """A wide terminal sees a row a step: name, layer, role, initializer, fans, std, rule, nothing cut."""
-    monkeypatch.setenv("COLUMNS", "1000")
+def test_a_row_a_step():
+    """Each step has a row: name, layer, role, initializer, fans, std, rule."""
     plan = kinit.plan(network(), {"head": nn.init.xavier_uniform_})
-    head, _, *rows = (re.split(r" {2,}", line) for line in str(plan).splitlines())
+    head, _, *rows = (re.split(r" {2,}", line) for line in str(plan).splitlines()[:-2])
     assert head == ["name", "layer", "role", "initializer", "fans", "std", "rule"]
     assert [row[:5] + row[6:] for row in rows] == [cells(step) for step in plan]
     assert all(row[5] == ("-" if step.std is None else f"{step.std:.4g}") for row, step in zip(rows, plan, strict=True))
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 60])
+def test_names_and_numbers_stay_whole_in_any_width(width):
+    """Whatever the width, each name and number is there, and a call that is cut has lost its arguments whole."""
+    rules = {"head": "he_normal", "head.bias": {"class_name": "RandomUniform", "config": {"minval": -0.125}}}
+    plan = kinit.plan(network(), rules)
+    text = plan.to_text(width)
+    found = dict(paths(text))
+    assert set(found) == {step.name for step in plan}
+    assert "random_uniform(low=-0.125)" in text or "rand…orm" in text or "random_uniform(…)" in text
+    for step in plan:
+        assert f"{step.std:.4g}" in found[step.name]
+        assert step.fans is None or any(str(step.fans) in cell for cell in found[step.name])
+
+
+@pytest.mark.parametrize("width", [0, -1, 3.5, "80"])
+def test_a_width_that_is_none(width):
+    """A width below 1, or that is no int, is an error with what came."""
+    with pytest.raises((ValueError, TypeError), match=r"`width` must be"):
+        kinit.plan(nn.Linear(2, 2)).to_text(width)
+
+
+def test_colour_is_asked_for(monkeypatch):
+    """Only to_text(color=True) has colours, which leave the text as it is; with NO_COLOR set not even that."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plan = kinit.plan(network(), {"head": "he_normal", "stem": kinit.skip})
+    plain = str(plan)
+    assert "\033" not in plain
+    for width in (None, 60):
+        coloured = plan.to_text(width, color=True)
+        assert re.sub(r"\033\[\d+m", "", coloured) == plan.to_text(width)
+        assert "\033[33m(lef" in coloured
+        assert "\033[36m'head'" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert plan.to_text(color=True) == plain
+
+
+def test_what_values_pass_through_is_told():
+    """A parametrization stands behind the initializer, in tables and lines, and wraps where it is narrow."""
+    plan = kinit.plan(nn.Linear(3, 2), {"weight": "he_normal"})
+    steps = tuple(dataclasses.replace(step, parametrizations=("spectral_norm",)) for step in plan)
+    told = dataclasses.replace(plan, steps=steps)
+    assert "he_normal, then spectral_norm" in str(told)
+    assert "float32: he_normal, then spectral_norm, fans (3, 2)" in str(told["weight"])
+    assert re.search(r"he_normal, then .*\n +spectral_norm\n", told.to_text(60))
+
+
+def test_what_is_usual_is_told_once():
+    """In a narrow table cells that are as usual are left out, and a line below has them; not if there are none."""
+    plan = kinit.plan(network(), {"head": "he_normal"})
+    narrow = plan.to_text(60).splitlines()
+    assert narrow[-2] == "rule where none is shown: Keras default"
+    assert sum("'head'" in line for line in narrow) == 1
+    everything = kinit.plan(network(), {"*": kinit.skip, "head": "he_normal", "head.bias": "ones"})
+    assert "where none is shown" not in everything.to_text(60)
+
+
+def test_headings_tell_each_module_once():
+    """Rows stand under the path and class of their layer, what a layer keeps in a module inside it too."""
+    plan = kinit.plan(nn.ModuleDict({"attend": nn.MultiheadAttention(12, 3), "head": nn.Linear(12, 2)}))
+    assert [line.split("  ")[:2] for line in plan.to_text(50).splitlines()[2:9]] == [
+        ["attend: MultiheadAttention"],
+        ["", "in_proj_weight"],
+        ["", "in_proj_bias"],
+        ["", "out_proj.weight"],
+        ["", "out_proj.bias"],
+        ["head: Linear"],
+        ["", "weight"],
+    ]
+    rows = [["a.b.weight", "1"], ["a.b.bias", "2"], ["a.c.weight", "3"], ["scale", "4"]]
+    assert report.as_text(["name", "value"], rows, 12).splitlines()[2:] == [
+        "a.b", "  weight  1", "  bias    2", "a.c", "  weight  3", "(the model)", "  scale   4",
+    ]  # fmt: skip
+
+
+def test_sentences_wrap_and_calls_lose_their_arguments():
+    """A cell of several words takes more lines; of a call the name stays; a long word loses its middle."""
+    rows = [["dense", "off by 0.25 to 0.9 after 20 steps", "trunc_normal(std=0.02)", "num_batches_tracked", "0.125"]]
+    text = report.as_text(["layer", "effect", "initializer", "role", "std"], rows, 55).splitlines()
+    assert max(map(len, text)) <= 55
+    wrapped = [text[2].split("  ")[1], *(line.strip() for line in text[3:])]
+    assert " ".join(" ".join(wrapped).split()) == "off by 0.25 to 0.9 after 20 steps"
+    assert "trunc_normal(…)" in text[2]
+    assert text[2].endswith("  0.125")
+    assert re.search(r"num_\w*…\w*ed ", text[2])
+
+
+def test_words_wrap_before_any_is_cut():
+    """A column gives way down to its longest word before a word of another is cut."""
+    rows = [["0.weight", "num_batches_tracked", "a rule of many short words"]]
+    text = report.as_text(["name", "role", "rule"], rows, 40)
+    assert "num_batches_tracked" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 40
+
+
+def test_a_table_of_one_column():
+    """It has no headings."""
+    assert report.as_text(["x"], [["one"], ["two"]], 2).splitlines() == ["x", "---", "one", "two"]
+
+
+def test_optional_columns_go_first():
+    """Columns that may go do so in their order, and a line says which."""
+    header, rows = ["name", "words", "a", "b"], [["x.weight", "glorot_uniform", "0.25", "0.125"]]
+    text = report.as_text(header, rows, 30, optional=["b", "words"])
+    assert "0.125" not in text
+    assert text.splitlines()[-1] == "not shown in 30 columns: b"
+    assert "0.125" in report.as_text(header, rows, 40, optional=["b", "words"])
 
 
 class _Cells(html.parser.HTMLParser):
@@ -196,37 +333,52 @@ class _Cells(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_html():
-    """The HTML table is well-formed and escaped, with the whole of each cell."""
-    plan = kinit.plan(network(), {"head": lambda tensor: None})
+def html_rows(plan):
     parser = _Cells()
     parser.feed(plan._repr_html_())
     parser.close()
     assert parser.open == []
-    assert len(parser.rows) == 1 + len(plan)
-    assert [row[:5] + row[6:] for row in parser.rows[1:]] == [cells(step) for step in plan]
+    return parser.rows
+
+
+def test_html():
+    """The HTML table is well-formed and escaped, with the whole of each cell, and sums up."""
+    plan = kinit.plan(network(), {"head": lambda tensor: None})
+    rows = html_rows(plan)
+    assert [row[:5] + row[6:] for row in rows[1:-1]] == [cells(step) for step in plan]
+    assert rows[-1] == [str(plan).splitlines()[-1]]
     assert "<lambda>" in plan["head.weight"].initializer.__str__()
     assert "<lambda>" not in plan._repr_html_()
 
 
-def test_options_are_part_of_a_plan_and_of_its_json():
-    """Plans of equal steps made with other options differ, also after JSON."""
-    plans = [
-        kinit.plan(nn.Linear(2, 2), convention=convention, depthwise=depthwise)
-        for convention in ("keras-3.15", "keras-3.14")
-        for depthwise in (True, False)
-    ]
-    for i, one in enumerate(plans):
-        read = kinit.Plan.from_dict(one.to_dict())
-        assert (read.convention, read.depthwise) == (one.convention, one.depthwise)
-        assert [read == other for other in plans] == [j == i for j in range(4)]
+def test_html_folds_as_text_does():
+    """Blocks that repeat have the rows of one."""
+    assert [row[0] for row in html_rows(kinit.plan(linears(*[4] * 7)))[1:-1]] == ["0-5.weight", "0-5.bias"]
 
 
-@pytest.mark.parametrize("array", [np.zeros(2, np.float32), torch.zeros(2)], ids=["numpy", "torch"])
-def test_a_plan_keeps_a_copy_of_arrays(array):
-    """What is done to an array after it went into a plan does not change the plan."""
-    model = nn.Linear(2, 2)
-    plan = kinit.plan(model, {"bias": array})
-    array += 5
-    plan.apply()
-    assert bool((model.bias == 0).all())
+STEPS = {
+    "a kernel": (
+        lambda: kinit.plan(nn.Linear(3, 8), {nn.Linear: "he_normal"})["weight"],
+        "weight, the kernel of Linear, (8, 3) float32: he_normal, fans (3, 8), std 0.8165; rule: Linear",
+    ),
+    "tied": (
+        lambda: kinit.plan(tied())["head.weight"],
+        "words.weight = head.weight, the embeddings of Embedding, (10, 8) float32: random_uniform, std 0.02887; "
+        "rule: Keras default",
+    ),
+    "left alone": (
+        lambda: kinit.plan(nn.ParameterList([torch.zeros(2)]), on_uncovered="keep")["0"],
+        "0, of ParameterList, (2,) float32: (left alone); rule: left alone (uncovered)",
+    ),
+    "packed": (
+        lambda: kinit.plan(nn.MultiheadAttention(12, 3))["in_proj_weight"],
+        "in_proj_weight, the kernel of MultiheadAttention, (36, 12) float32: glorot_uniform, fans 3 x (12, 12), "
+        "std 0.2887; rule: Keras default",
+    ),
+}
+
+
+@pytest.mark.parametrize(("step", "line"), STEPS.values(), ids=STEPS)
+def test_a_step_says_what_it_does(step, line):
+    """print(step) is one line: what is filled, with what, and why."""
+    assert str(step()) == line

@@ -272,3 +272,21 @@ def test_refused(arguments, error, message):
         kinit.apply(model, **arguments)
     check_same_state(state(model), before)
     assert torch.equal(torch.get_rng_state(), numbers)
+
+
+def test_small_tensors_are_drawn_together(monkeypatch):
+    """A model of small layers takes one pass for many tensors, with the values that each key gives alone."""
+    rules = {"2": "he_normal", "3": partial(kinit.random_normal_, layout="keras")}
+    layers = [nn.Linear(8, 6), nn.Embedding(9, 4, padding_idx=2), nn.Linear(6, 5), nn.Linear(5, 7), nn.LSTM(3, 4)]
+    model = nn.ModuleList(layers)
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr("torch_kinit.model.execute.draw_together", lambda draws: calls.append(len(draws)))
+        kinit.apply(model, rules, seed=1)
+    assert calls == [5]  # the kernels; the LSTM's recurrent one is orthogonal
+    kinit.apply(model, rules, seed=1)
+    together = [p.detach().clone() for p in model.parameters()]
+    monkeypatch.setattr("torch_kinit.model.execute.joins", lambda tensor, law: False)
+    kinit.apply(model, rules, seed=1)
+    assert all(map(torch.equal, together, model.parameters()))
+    assert not together[2][2].any()

@@ -129,7 +129,7 @@ def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):
     monkeypatch.setattr(torch, "compile", compile_)
     kernels._kernel.cache_clear()
     eager = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
-    with compiled(), pytest.warns(UserWarning, match=r"torch\.compile failed on cpu .*eager") as warned:
+    with compiled(), pytest.warns(UserWarning, match=r"torch\.compile failed .*eager") as warned:
         ours = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
     assert len(warned) == 1
     assert type(error).__name__ in str(warned[0].message)
@@ -157,7 +157,7 @@ def test_a_failure_does_not_outlast_its_context(monkeypatch):
     law = LAWS["uniform"]
     eager = drawn(law, LEAST)
     with compiled():
-        with pytest.warns(UserWarning, match=r"torch\.compile failed on cpu \(RuntimeError: True\)") as warned:
+        with pytest.warns(UserWarning, match=r"torch\.compile failed \(RuntimeError: True\)") as warned:
             check_same(law(torch.empty(LEAST), generator=KEY), eager)
         assert [warning.filename for warning in warned] == [__file__]
         with compiled():  # the same context, to the end of the outer one

@@ -20,6 +20,7 @@ from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.slots import Holdings
 from torch_kinit.keras.twin import Twin
 from torch_kinit.layers.table import twins_of
+from torch_kinit.model.parametrized import POWER_ITERATION
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rules import KERAS_DEFAULTS
 from torch_kinit.model.steps import Step
@@ -120,7 +121,8 @@ def _initializer_config(step: Step) -> Any:
 def _refuse_left_out(made: Plan, pairs: Pairs) -> None:
     """Raise if a random initializer has no draw, because Keras has no such layer or `order` does not list it."""
     placed = {name for _, slot in pairs for name in slot.names}
-    left = [step for step in made if step.initializer and step.name not in placed]
+    own = [step for step in made if step.initializer and POWER_ITERATION not in step.parametrizations]
+    left = [step for step in own if step.name not in placed]
     if random := [step for step in left if isinstance(_initializer_config(step), Mapping)]:
         listed = checks.listed(f"{step.name} of {step.layer}" for step in random)
         raise ValueError(

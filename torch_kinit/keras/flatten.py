@@ -15,6 +15,7 @@ from torch_kinit.keras.saved_model import inputs_of
 from torch_kinit.keras.slots import Holdings, Slot
 from torch_kinit.layers.flatten import is_marked, is_of_inputs
 
+_SIZES = "(channels, *spatial)"
 # By what the names of classes begin with.
 _SPATIAL = (
     *("Conv", "SeparableConv", "DepthwiseConv", "MaxPooling", "AveragePooling", "Adaptive"),
@@ -61,23 +62,14 @@ def warn_of_flatten(config: Config, found: Iterable[Place], held: Holdings) -> N
     Raises:
         ValueError: a module says other sizes than the config.
     """
-    if not is_model(config):  # a subclassed model, of which only the weights are known
-        return
-    flat: dict[str, Flat] = {}
-    _Walk(flat).model(config, "", None)
     lines: dict[str, str] = {}
-    for layer, _, slot in found:
-        if slot is None or layer.name not in flat or not _takes_inputs(slot, held):
-            continue
-        state, said = flat[layer.name], held.variables[slot.names[0]].flattened
-        module = held.modules[slot.module]
-        if said and state.sizes and said != state.sizes:
+    for name, slot, sizes in unmarked(config, found, held):
+        if said := held.variables[slot.names[0]].flattened:
             raise ValueError(
-                f"{slot} was said to follow a Flatten of {said}; Keras flattens {_last(state.sizes)} before "
-                f"{layer.name!r}, which is {state.sizes} in torch."
+                f"{slot} was said to follow a Flatten of {said}; Keras flattens {_last(sizes or ())} before "
+                f"{name!r}, which is {sizes} in torch."
             )
-        if not said and not is_marked(module) and slot.shape[0] != state.channels:
-            lines.setdefault(slot.module, _advice(layer.name, slot, state))
+        lines.setdefault(slot.module, _advice(name, slot, sizes))
     if lines:
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         checks.warn(
@@ -87,16 +79,32 @@ def warn_of_flatten(config: Config, found: Iterable[Place], held: Holdings) -> N
         )
 
 
+def unmarked(
+    config: Config, found: Iterable[Place], held: Holdings
+) -> Iterator[tuple[str, Slot, tuple[int, ...] | None]]:
+    """The layers on flattened data whose module does not say so, or says other sizes: (channels, *spatial) if known."""
+    if not is_model(config):  # a subclassed model, of which only the weights are known
+        return
+    flat: dict[str, Flat] = {}
+    _Walk(flat).model(config, "", None)
+    for layer, _, slot in found:
+        if slot is None or layer.name not in flat or not _takes_inputs(slot, held):
+            continue
+        state, said = flat[layer.name], held.variables[slot.names[0]].flattened
+        silent = not said and not is_marked(held.modules[slot.module]) and slot.shape[0] != state.channels
+        if silent or (said and state.sizes and said != state.sizes):
+            yield layer.name, slot, state.sizes
+
+
 def _takes_inputs(slot: Slot, held: Holdings) -> bool:
     """Whether it has the inputs on its first axis, all on one."""
     axes = 2 if slot.role.rpartition("/")[2] == "kernel" else 1
     return len(slot.shape) == axes and is_of_inputs(held.variables[slot.names[0]])
 
 
-def _advice(name: str, slot: Slot, state: Flat) -> str:
+def _advice(name: str, slot: Slot, sizes: tuple[int, ...] | None) -> str:
     module = f"model.get_submodule({slot.module!r})" if slot.module else "model"
-    sizes = state.sizes or "(channels, *spatial)"
-    return f"{name!r}, in the port {slot.module or 'the model'}: kinit.flattened({module}, {sizes})"
+    return f"{name!r}, in the port {slot.module or 'the model'}: kinit.flattened({module}, {sizes or _SIZES})"
 
 
 def _last(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -119,7 +127,7 @@ class _Walk:
         states: dict[str, list[State]] = {}
         for part in config["layers"]:
             calls = [list(inputs_of(call)) for call in part.get("inbound_nodes") or []]
-            shapes = [next(_shapes_in(call), None) for call in part.get("inbound_nodes") or []]
+            shapes = [next(shapes_in(call), None) for call in part.get("inbound_nodes") or []]
             given = [[_nth(states.get(name), k) for name, k in call] for call in calls]
             own = [self._layer(part, prefix, each, shape) for each, shape in zip(given, shapes, strict=True)]
             states[_name_of(part)] = own or [state]
@@ -189,7 +197,7 @@ def _nth(states: Sequence[State] | None, k: int) -> State:
     return states[min(k, len(states) - 1)] if states else None
 
 
-def _shapes_in(call: Any) -> Iterator[list[int | None]]:
+def shapes_in(call: Any) -> Iterator[list[int | None]]:
     """The shapes of the tensors in a call, as Keras 3 saves them."""
     if isinstance(call, Mapping):
         if call.get("class_name") == "__keras_tensor__":
@@ -198,4 +206,4 @@ def _shapes_in(call: Any) -> Iterator[list[int | None]]:
             call = list(call.values())
     if isinstance(call, (list, tuple)):
         for value in call:
-            yield from _shapes_in(value)
+            yield from shapes_in(value)

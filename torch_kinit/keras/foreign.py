@@ -44,7 +44,7 @@ def register_keras_layer(
         build: what `build` makes likewise, before the layers of `constructor` are built; by default the initializers of
             the other weights.
 
-        `weights`, `constructor` and `build` can be functions from the layer's config, a dict, to these.
+    `weights`, `constructor` and `build` can be functions from the layer's config, a dict, to these.
 
     Raises:
         ValueError: a class of Keras' own, an unknown initializer, a weight that `weights` lacks.

@@ -13,6 +13,7 @@ from torch_kinit import checks
 from torch_kinit.initializers.recipe import is_array
 from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, lora_error, snake_case
 from torch_kinit.keras.read import OWN_PACKAGES, read_layer
+from torch_kinit.keras.recording import record
 from torch_kinit.layers.variable import CONVENTIONS
 
 WITHOUT_SEED = (
@@ -26,7 +27,7 @@ _ATTRIBUTES = {"reverse_embeddings": "embeddings", "renorm_mean": "moving_mean"}
 _ATTRIBUTES |= dict.fromkeys(("moving_stddev", "renorm_stddev"), "moving_variance")
 
 
-def keras_config(keras_model: Any) -> dict[str, Any]:
+def keras_config(keras_model: Any, *, inputs: Any = None, file: Any = None) -> dict[str, Any]:
     """A live Keras model as plain JSON data, with the seed that each of its initializers drew.
 
     A saved config does not tell in which order a program made its layers, or which of them share an initializer, so
@@ -37,15 +38,24 @@ def keras_config(keras_model: Any) -> dict[str, Any]:
         keras_model: a built model or layer of Keras 3 or tf.keras: Sequential, functional, nested or subclassed, as
             the program made it: the initializers of one that was loaded drew seeds that its weights are not of. It is
             only looked at, and may have been trained since.
+        inputs: a batch, as the model is called with it: then the outputs of each layer for it are recorded too, for
+            `compare`. Two to four samples are enough.
+        file: with `inputs`, the path of an .npz file for the recorded arrays; None to have them in the data itself.
 
     Returns:
         A dict for `json.dump`: the model's config where it has one, and under "weights", in the order of
         `keras_model.get_weights()`, for each weight its layer, name, path, shape, dtype and initializer, whose config
-        has the seed.
+        has the seed. With `inputs`, under "outputs" the inputs, masks and outputs of each call of a layer, in order,
+        with training=False ("eval") and with training=True and all dropout off ("train"); each array once, as its
+        shape, dtype and base64, which takes 5.3 bytes a float32 value, in a `file` less than 4. The weights, statistics
+        and seed generators of the model are as before afterwards. With `inputs`, seeds that the model does not keep
+        are None: such a config is for `compare`, not for `replay_keras`. Layers that could not be recorded, such as
+        those in a vectorized map, are listed under "left_out" with the reason.
 
     Raises:
         TypeError: not a layer of Keras.
-        ValueError: no weights yet; or weights whose initializer or seed is not kept on the model, naming them.
+        ValueError: no weights yet; or, without `inputs`, weights whose initializer or seed is not kept on the model,
+            naming them; a `file` without `inputs`, or one that is no .npz. Errors of the model's own call are its own.
 
     Example:
         >>> import keras, torch_kinit as kinit
@@ -62,7 +72,19 @@ def keras_config(keras_model: Any) -> dict[str, Any]:
 
     Source: the attribute `seed` of Keras' initializers, keras/src/initializers/random_initializers.py, Keras 3.15.
     """
-    return capture(keras_model)
+    if inputs is None:
+        if file is not None:
+            raise ValueError("`file` is for the outputs recorded of a batch, and `inputs` has none.")
+        return capture(keras_model)
+    if file is not None and not str(file).endswith(".npz"):
+        raise ValueError(f"`file` must end in .npz, got {str(file)!r}.")
+    config = capture(keras_model, seeds=False)
+    walk = _Walk(seeds=False)
+    for _ in walk.entries(keras_model, ""):
+        pass
+    names = {id(layer): name for layer, name in walk.visited}
+    names[id(keras_model)] = ""
+    return {**config, "outputs": record(keras_model, names, [layer for layer, _ in walk.visited], inputs, file)}
 
 
 def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
@@ -120,6 +142,7 @@ class _Walk:
         self._seeds = seeds  # whether a weight counts as lost if its seed is
         self._seen: set[int] = set()
         self._paths: set[str] = set()
+        self.visited: list[tuple[Any, str]] = []  # layers with the names that they have here
         self._uses: dict[int, str] = {}  # SeedGenerators, by the path of the weight that each gave its seed
 
     def entries(self, layer: Any, prefix: str) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -148,6 +171,7 @@ class _Walk:
         unique = next(p for i in range(len(self._paths) + 1) if (p := f"{path}:{i}" if i else path) not in self._paths)
         if variables:
             self._paths.add(unique)
+        self.visited.append((layer, unique))
         known = list(read.weights) if read else []
         for variable in variables:
             automatic = re.fullmatch(r"[Vv]ariable(_\d+)?", _name(variable))  # a weight that was given no name

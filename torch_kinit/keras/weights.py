@@ -18,7 +18,8 @@ from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
 from torch_kinit.keras.weight_files import config_in, named_arrays
 from torch_kinit.layers.variable import Options
-from torch_kinit.model.targets import Target, refuse_unsettable
+from torch_kinit.model.pruned import is_pruned
+from torch_kinit.model.targets import Target, holder_of, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
 from torch_kinit.model.writing import writing
 from torch_kinit.shards import is_distributed
@@ -70,7 +71,9 @@ def to_keras(
         ) from None
     held = _holdings(model, order if keras_config is None else None, depthwise)
     found = _places(held, keras_config, order, modules)
-    return [_read(slot, held) for slot in held.slots] if found is None else [_read_for(p, held) for p in found]
+    return (
+        [value_of(slot, held).numpy() for slot in held.slots] if found is None else [_read_for(p, held) for p in found]
+    )
 
 
 def from_keras(
@@ -219,6 +222,10 @@ def _holdings(model: nn.Module, order: Sequence[str] | None, depthwise: bool) ->
                 "copy of the model: get_model_state_dict of torch.distributed.checkpoint.state_dict with "
                 "full_state_dict=True gathers them, set_model_state_dict with broadcast_from_rank0=True shards them."
             )
+        if is_pruned(*holder_of(model, name)):
+            raise ValueError(
+                f"{name} is pruned, and Keras has no masks; torch.nn.utils.prune.remove makes pruning permanent before."
+            )
         if target.tensor.is_meta:
             raise ValueError(f"{name} is on the meta device and holds no numbers; give the model storage first.")
     if strangers := [target for target in held.targets.values() if target.claims[0].role in WITHOUT_TWIN]:
@@ -255,21 +262,21 @@ def _cannot_fail(target: Target) -> bool:
     return not target.parametrized and target.tensor.dtype.is_floating_point
 
 
-def _read(slot: Slot, held: Holdings) -> Any:
-    """A copy of a weight in Keras' layout, as a NumPy array."""
+def value_of(slot: Slot, held: Holdings) -> Tensor:
+    """A copy of a weight in Keras' layout, on the CPU, bfloat16 as float32."""
     rows = [held.variables[name].blocks_of(held.targets[name].tensor.detach())[slot.block] for name in slot.names]
     value = torch.stack(rows) if len(rows) > 1 else rows[0].clone()
     if slot.added:
         value += held.targets[slot.added].tensor.detach().to(value)
     value = value.reshape(slot.shape).contiguous().cpu()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return value.float() if value.dtype == torch.bfloat16 else value
 
 
 def _read_for(place: Place, held: Holdings) -> Any:
     """The same in the shape that the Keras layer has it."""
     if place.slot is None:
         raise ValueError(f"{place}, of which the torch model holds nothing; Keras' `set_weights` wants all.")
-    value, shape = _read(place.slot, held), place.weight.shape
+    value, shape = value_of(place.slot, held).numpy(), place.weight.shape
     return value if shape is None or None in shape else value.reshape(shape)
 
 

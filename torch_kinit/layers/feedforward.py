@@ -62,7 +62,7 @@ def conv_transpose(m: nn.ConvTranspose2d, options: Options, initializer_of: Init
 
 
 def embedding_variables(m: nn.Embedding, options: Options) -> Sequence[Variable]:
-    return (Variable("embeddings", "weight", "keras", zero_row=m.padding_idx),)
+    return (Variable("embeddings", "weight", "keras", zero_row=getattr(m, "padding_idx", None)),)
 
 
 def embedding(m: nn.Embedding, options: Options, initializer_of: InitializerOf) -> list[Entry]:

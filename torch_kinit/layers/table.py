@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torch_kinit import checks
-from torch_kinit.layers import feedforward
+from torch_kinit.layers import feedforward, others
 from torch_kinit.layers.flatten import is_of_inputs, mark, sizes_of, with_sizes
 from torch_kinit.layers.recurrent import GRU, LSTM, SIMPLE_RNN
-from torch_kinit.layers.variable import Entry, InitializerOf, Layout, Options, Twins, Variable
+from torch_kinit.layers.variable import Entry, InitializerOf, Layout, Options, Twins, Variable, holds
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,11 +54,6 @@ _ROWS: dict[type[nn.Module], Row] = {
 }
 
 
-def _rows_of(module: nn.Module) -> Iterable[Row]:
-    """The rows of a module's class and its bases, the nearest first."""
-    return (_ROWS[cls] for cls in type(module).__mro__ if cls in _ROWS)
-
-
 def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
     """The variables of `module` itself, children aside (except a child that Keras sees as part of the layer)."""
     found, sizes = _variables(module, options), sizes_of(module)
@@ -67,29 +62,64 @@ def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
 
 def _variables(module: nn.Module, options: Options) -> Sequence[Variable]:
     """The variables of a module by its class."""
-    variables = next((row.variables for row in _rows_of(module) if row.variables), ())
-    return variables(module, options) if callable(variables) else variables
+    layout = _layout_for(type(module))
+    return layout(module, options) if callable(layout) else layout
+
+
+def _layout_for(cls: type[nn.Module]) -> Layout | tuple[Variable, ...]:
+    """The layout of a class: that of its nearest base in the table, and what is known of the nearer ones by name."""
+    bases = cls.__mro__
+    place = next((i for i, base in enumerate(bases) if base in _ROWS and _ROWS[base].variables), len(bases))
+    known = _ROWS[bases[place]].variables if place < len(bases) else None
+    by_name = tuple(base for base in bases[:place] if others.rows_of(base))
+    return _layout_beside(known or (), by_name) if by_name else known or ()
+
+
+def _layout_beside(known: Layout | tuple[Variable, ...], by_name: tuple[type, ...]) -> Layout:
+    """A layout of the table, with the variables that are known by the names of nearer bases in place of its own."""
+
+    def variables(module: Any, options: Options) -> Sequence[Variable]:
+        found = known(module, options) if callable(known) else known
+        said = others.variables_of(module, by_name)
+        return list(({variable.tensor: variable for variable in found} | said).values()) if said else found
+
+    return variables
 
 
 def twins_of(path: str, module: nn.Module, options: Options, initializer_of: InitializerOf) -> list[Entry]:
     """The entries that the Keras layers that `module` stands for would have in a saved model: none, one or several."""
-    twins = next((row.twins for row in _rows_of(module) if row.twins), None)
+    twins = _twins_for(type(module))
     made = twins(module, options, initializer_of) if twins else []
     return [{**entry, "config": {"name": path, **entry["config"]}} for entry in made]
 
 
-def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) -> None:
+def _twins_for(cls: type[nn.Module]) -> Twins | None:
+    """From a module of a class to the Keras layers that it stands for; None if there are none."""
+    rows = (_ROWS[base].twins if base in _ROWS else others.twins_for(base) for base in cls.__mro__)
+    return next(filter(None, rows), None)
+
+
+def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]] | type[nn.Module]) -> None:
     """Tell how modules of `cls` and its subclasses store their variables.
 
     Args:
         cls: a module class; registering it again replaces its layout, also a built-in one.
         layout: a function from a module to its `Variable`s, the main weight first. Those whose attribute is None
-            (a layer without bias) are passed over.
+            (a layer without bias) are passed over. Or another class with a known layout, such as torch.nn.RMSNorm:
+            `cls` stores its variables as that one does, under the same names. Of these a module needs the main weight;
+            others that it lacks (an RMSNorm without bias taken for a LayerNorm) are passed over, too. What the layout
+            reads beside them, such as the `groups` of a Conv2d or the `hidden_size` of an LSTM, it must have.
+
+    `replay_keras` takes a module of `cls` for the Keras layer that the other class stands for, where it has the
+    attributes that tell that layer's sizes, such as `in_features`; where it lacks them, its weights have no Keras layer
+    that draws them, as those of a function's layout, and `twin` in `order` says which one does.
 
     Raises:
-        TypeError: `cls` is not a module class, or `layout` is not callable.
+        TypeError: `cls` is not a module class, or `layout` is neither callable nor a module class.
+        ValueError: `layout` is a class of which no layout is known. When a module is planned: it lacks what the layout
+            of the other class needs.
 
-    Example: GPT-2's Conv1D keeps its weight as (in, out), which is Keras' layout.
+    Example: GPT-2's Conv1D keeps its weight as (in, out), which is Keras' layout; another RMSNorm is one like torch's.
         >>> from torch import nn
         >>> import torch
         >>> class Conv1D(nn.Module):
@@ -101,11 +131,27 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         >>> import torch_kinit as kinit
         >>> kinit.plan(Conv1D(6, 2))["weight"].fans
         (2, 6)
+        >>> class OwnRMSNorm(nn.Module):
+        ...     def __init__(self, features):
+        ...         super().__init__()
+        ...         self.weight = nn.Parameter(torch.empty(features))
+        >>> register_layout(OwnRMSNorm, nn.RMSNorm)
+        >>> kinit.plan(OwnRMSNorm(6))["weight"].role
+        'gamma'
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {checks.short(cls)}.")
-    if not callable(layout):
-        raise TypeError(f"`layout` must be a function from a module to its variables, got {checks.short(layout)}.")
+    if isinstance(layout, type) and issubclass(layout, nn.Module):
+        _ROWS[cls] = _stored_as(cls, layout)
+    elif callable(layout) and not isinstance(layout, type):
+        _ROWS[cls] = Row(_checked(cls, layout), _ROWS[cls].twins if cls in _ROWS else None)
+    else:
+        wanted = "a function from a module to its variables, or a class"
+        raise TypeError(f"`layout` must be {wanted}, got {checks.short(layout)}.")
+
+
+def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) -> Layout:
+    """A registered function as a layout; what it gives is looked at when it is asked."""
 
     def checked(module: Any, options: Options) -> Sequence[Variable]:
         try:
@@ -120,7 +166,36 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
             )
         return variables
 
-    _ROWS[cls] = Row(checked, _ROWS[cls].twins if cls in _ROWS else None)
+    return checked
+
+
+def _stored_as(cls: type[nn.Module], other: type[nn.Module]) -> Row:
+    """The row of a class that stores its variables as another one does."""
+    known, twins = _layout_for(other), _twins_for(other)
+    said = f"{cls.__name__} is registered to store its variables as {other.__name__}"
+    if not known:
+        raise ValueError(
+            f"`layout` is {other.__name__}, of which no layout is known; give a class such as torch.nn.Linear, or a "
+            "function from a module to its Variables."
+        )
+
+    def variables(module: Any, options: Options) -> Sequence[Variable]:
+        try:
+            found = known(module, options) if callable(known) else known
+        except AttributeError as error:
+            raise ValueError(f"{said}, whose layout reads `{error.name or error}`, which it lacks.") from None
+        held = [variable for variable in found if _has(module, variable.tensor)]
+        if found and all(variable.role != found[0].role for variable in held):
+            raise ValueError(f"{said}, whose main weight is `{found[0].tensor}`, which it lacks.")
+        return held
+
+    def entries(module: Any, options: Options, initializer_of: InitializerOf) -> list[Entry]:
+        try:
+            return twins(module, options, initializer_of) if twins else []
+        except AttributeError:  # nothing tells the sizes of the Keras layer
+            return []
+
+    return Row(variables, entries)
 
 
 def flattened(module: M, sizes: Sequence[int] | None) -> M:
@@ -195,3 +270,13 @@ def _tensor_of(module: Any, variable: Variable) -> Any:
     for name in variable.tensor.split("."):
         module = getattr(module, name, None)
     return module
+
+
+def _has(module: Any, name: str) -> bool:
+    """Whether a module or one inside it has an attribute of this path, be it None; asked without parametrizations."""
+    path, _, last = name.rpartition(".")
+    try:
+        holder = module.get_submodule(path)
+    except AttributeError:
+        return False
+    return holds(holder, last) or hasattr(holder, last)

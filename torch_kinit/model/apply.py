@@ -11,6 +11,7 @@ from torch_kinit import checks
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.coverage import refuse_uncovered
 from torch_kinit.model.execute import Execution, source_of
+from torch_kinit.model.parametrized import decide_vectors
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rehearse import Rehearsals
 from torch_kinit.model.rules import parse_rules
@@ -86,6 +87,7 @@ def _plan(
     found = everything(model, options)
     checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
     decide(parse_rules(rules), found, model)
+    decide_vectors(found, model)
     if only is not None:
         restrict(found, only, model)
     planned = [target for target in found if target.has_step()]

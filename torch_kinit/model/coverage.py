@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch_kinit import checks, torch_internals
 from torch_kinit.model.grouping import Group, grouped
+from torch_kinit.model.pruned import pruning_hooks
 from torch_kinit.model.rules import UncoveredParameterError
 from torch_kinit.model.targets import Target
 from torch_kinit.shards import is_distributed
@@ -56,10 +57,12 @@ def _is_zero(target: Target) -> bool:
 
 
 def _old_norm_hint(target: Target) -> str:
-    """A sentence on torch's old weight_norm and spectral_norm, if one of them made the parameter."""
-    old = target.name.endswith(("_g", "_v", "_orig"))
-    if not old or not torch_internals.forward_pre_hooks(target.claims[0].modules[0].module):
+    """A sentence on pruning, or on torch's old weight_norm and spectral_norm, if one of them made the parameter."""
+    old, module = target.name.endswith(("_g", "_v", "_orig")), target.claims[0].modules[0].module
+    if not old or not torch_internals.forward_pre_hooks(module):
         return ""
     name = checks.cut(target.name, 70)
+    if pruning_hooks(module):
+        return f" {name} is pruned by torch.nn.utils.prune: a rule for this name sets it, and the mask stays."
     news = "torch.nn.utils.parametrizations has others"
     return f" {name} is of the old torch.nn.utils.weight_norm or spectral_norm; {news}."

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torch_kinit import checks
 from torch_kinit.model import pending
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task, source_of
 from torch_kinit.model.materialize import Device, allocate, target_device
+from torch_kinit.model.parametrized import chain_around, settle
+from torch_kinit.model.pruned import mask_again
 from torch_kinit.model.targets import chain_of, holder_of, parametrized_value
 from torch_kinit.streams.key import Key
 
@@ -48,7 +50,7 @@ def param_init_fn(
 
     Example:
         >>> import torch
-        >>> from torch import nn
+        >>> from torch import Tensor, nn
         >>> with torch.device("meta"):
         ...     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
         >>> initialize = param_init_fn(model, {nn.Linear: "he_normal"}, seed=0, device="cpu")
@@ -63,7 +65,7 @@ def param_init_fn(
     where = target_device(device)
     made = plan(model, rules, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
     execution = Execution(made, model, source_of(Key(seed), None, prefix))  # by names as they are now
-    pending.refuse_unset(execution.untouched, model)
+    pending.refuse_unset([*execution.untouched, *execution.uncovered], model)
     if real := [t.step.name for t in execution.tasks if t.target.kind == "parameter" and not t.target.tensor.is_meta]:
         raise ValueError(
             f"`model` has parameters that are not on the meta device: {checks.listed(real)}. For those FSDP1 does not "
@@ -84,10 +86,16 @@ def param_init_fn(
                 "whole model, with all wrappers but FSDP1's."
             )
         allocate([module], where)
+        vectors: dict[str, Tensor] = {}
         for attribute, task in waiting.pop(module, []):
             if id(task) not in done:
                 done.add(id(task))
                 _carry_out(task, module, attribute, where, model)
+                if task.starts_power_iteration:
+                    vectors[task.step.name] = getattr(module, attribute)
+        for name in list(vectors)[:1]:
+            settle(chain_around(name, model), vectors.values())
+        mask_again(module)
         inside = [target for target in execution.set_inside if target.claims[0].modules[0].module is module]
         pending.refuse_unset(inside, model)
 

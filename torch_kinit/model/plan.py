@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,19 @@ from torch_kinit import checks
 from torch_kinit.layers.variable import Options
 from torch_kinit.model import report
 from torch_kinit.model.execute import Execution, source_of
+from torch_kinit.model.plan_table import plan_table
 from torch_kinit.model.steps import Step
 from torch_kinit.streams.generator import AnyGenerator
+from torch_kinit.torch_internals import WRAPPERS
+
+_WITH_DATA_PARALLEL = WRAPPERS | {"module"}
 
 
 @dataclass(frozen=True)
 class Plan:
     """The steps that initialize a model, as data: iterate, index by parameter name, compare, print, save as JSON.
 
+    A name may have or lack the parts that torch.compile, DataParallel, checkpointing and FSDP1 put into it.
     `convention` and `depthwise` are those it was made with; `model` is the one it was made for, or None for
     a plan read from JSON, unpickled or copied. Two plans are equal when their steps and conventions are, whatever the
     model.
@@ -51,12 +56,23 @@ class Plan:
             raise TypeError(
                 f"A plan is indexed by parameter name, got {checks.short(name)}; for a position take `plan.steps`."
             )
-        if name not in self._by_name:
+        found = self._called(name)
+        if not found:
             raise KeyError(f"The plan has no parameter {checks.short(name)}.{checks.near(name, self._by_name)}")
-        return self._by_name[name]
+        if len(found) > 1:
+            names = ", ".join(repr(step.name) for step in found[:5])
+            raise KeyError(
+                f"{checks.short(name)} is ambiguous: without wrappers' names it may be {names}. Give one of these."
+            )
+        return found[0]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+        return isinstance(name, str) and len(self._called(name)) == 1
+
+    @property
+    def names(self) -> KeysView[str]:
+        """All names of the tensors it speaks of, those of tied ones too, as they were when it was made."""
+        return self._by_name.keys()
 
     @property
     def options(self) -> Options:
@@ -70,14 +86,57 @@ class Plan:
     def _by_name(self) -> dict[str, Step]:
         return {name: step for step in self.steps for name in (step.name, *step.tied)}
 
+    def _called(self, name: str) -> list[Step]:
+        """The steps of this very name or, if there is none, of this name but for those of wrappers."""
+        if name in self._by_name:
+            return [self._by_name[name]]
+        for wrappers in (WRAPPERS, _WITH_DATA_PARALLEL):  # nothing but the model tells DataParallel's "module" apart
+            if found := self._without(wrappers).get(_bare(name, wrappers)):
+                return list(found.values())
+        return []
+
+    def _without(self, wrappers: frozenset[str]) -> dict[str, dict[int, Step]]:
+        """The steps by their names without those of wrappers."""
+        found: dict[str, dict[int, Step]] = {}
+        for name, step in self._by_name.items():
+            found.setdefault(_bare(name, wrappers), {})[id(step)] = step
+        return found
+
     def __repr__(self) -> str:
         return f"<Plan of {len(self)} steps>"
 
     def __str__(self) -> str:
-        return report.as_text(*report.plan_table(self.steps))
+        return self.to_text()
 
     def _repr_html_(self) -> str:
-        return report.as_html(*report.plan_table(self.steps))
+        header, rows, notes = plan_table(self.steps)
+        return report.as_html(header, rows, notes=notes)
+
+    def to_text(self, width: int | None = None, *, fold: bool = True, color: bool = False) -> str:
+        """The plan as a table: a row a tensor and a last line that sums up.
+
+        Args:
+            width: how long lines may be; None for the terminal's width where the output goes to one, and for no limit
+                elsewhere. Where a row is longer, names stand under the headings of their modules, and then words wrap
+                or are cut; names and numbers stay whole, if need be in longer lines.
+            fold: whether numbered blocks that are alike have the rows of one: "layers.0-5.linear1.weight".
+            color: whether to colour it for a terminal. Nothing is coloured where the environment has NO_COLOR.
+
+        Example:
+            >>> from torch import nn
+            >>> import torch_kinit as kinit
+            >>> print(kinit.plan(nn.Sequential(*(nn.Linear(8, 8) for _ in range(6)))).to_text())
+            name        layer   role    initializer     fans    std
+            ----------  ------  ------  --------------  ------  ------
+            0-5.weight  Linear  kernel  glorot_uniform  (8, 8)  0.3536
+            0-5.bias    Linear  bias    zeros           -       0
+            ----------  ------  ------  --------------  ------  ------
+            12 tensors, 432 values; rule of all: Keras default
+        """
+        if width is not None and checks.integer("width", width) < 1:
+            raise ValueError(f"`width` must be at least 1, got {width!r}.")
+        header, rows, notes = plan_table(self.steps, fold=fold)
+        return report.as_text(header, rows, width, notes=notes, usual={"rule": "Keras default"}, color=color)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data that JSON can hold.
@@ -124,7 +183,7 @@ class Plan:
                 the parameter's key; torch's global generators are seeded likewise while they run, and put back. Their
                 values are equal on one device and torch version.
             prefix: the name that the model has in a larger one, whose values it then gets: "encoder".
-            progress: show a bar over the parameters, if tqdm is installed.
+            progress: show a bar over the parameters where it takes longer than a second, if tqdm is installed.
 
         Raises:
             ValueError: the model is not the one planned for, the generator does not fit, `seed` and `generator`
@@ -138,3 +197,7 @@ class Plan:
         checks.module(model)
         Execution(self, model, source_of(generator, seed, prefix)).run(progress)
         return self
+
+
+def _bare(name: str, wrappers: frozenset[str]) -> str:
+    return ".".join(part for part in name.split(".") if part not in wrappers)

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch_kinit import checks
 from torch_kinit.initializers.recipe import OURS, Recipe
 from torch_kinit.model.matching import answers
+from torch_kinit.model.parametrized import law_behind, names_of, vectors_of
 from torch_kinit.model.pending import awaits
 from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
-from torch_kinit.model.rules import Decision, Rule, TiedParameterError, keras_default, skip
+from torch_kinit.model.rules import UNDECIDED, Decision, Rule, TiedParameterError, keras_default, skip
 from torch_kinit.model.targets import Claim, Target, dtype_name, extra_states, refuse_unsettable, stored_names
 from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.laws import Law, law_from_dict
 
 Only = Iterable[str] | Callable[[str], bool] | None
+UNCOVERED = "left alone (uncovered)"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Step:
         kind: "parameter" or "buffer".
         seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
         flattened: the (channels, *spatial) that the layer's inputs are flattened from, as `flattened` said; or None.
+        parametrizations: what the values pass through before the layer uses them, by the names of torch's functions
+            or of a user's classes: ("weight_norm",). "pruning" stands for torch.nn.utils.prune, and "power_iteration"
+            for what makes spectral_norm's vectors fit the weight. Where they change the values, `law` is None.
 
     Example:
         >>> from torch import nn
@@ -62,17 +67,45 @@ class Step:
     kind: str = "parameter"
     seeds: tuple[KerasSeed, ...] = ()
     flattened: tuple[int, ...] | None = None
+    parametrizations: tuple[str, ...] = ()
 
     @property
     def std(self) -> float | None:
         """The standard deviation of the values by the law; None where it is not known."""
         return self.law.std if self.law else None
 
+    @property
+    def becomes(self) -> str:
+        """What the tensor ends as, in words: "he_normal", "he_normal, then spectral_norm" or "(left alone)"."""
+        if self.initializer is None:
+            return "(left alone)"
+        return ", then ".join((str(self.initializer), *self.parametrizations))
+
+    @property
+    def told_fans(self) -> str:
+        """The fans with the number of blocks, as "3 x (12, 12)"; "-" for an initializer without."""
+        packed = f"{self.blocks} x " if self.blocks > 1 else ""
+        return "-" if self.fans is None else f"{packed}({self.fans[0]}, {self.fans[1]})"
+
+    def __str__(self) -> str:
+        """What it does in one line, as "weight, the kernel of Linear: glorot_uniform, fans (3, 8), std 0.4264"."""
+        names = " = ".join((self.name, *self.tied))
+        what = f"the {self.role} of {self.layer}" if self.role else f"of {self.layer}"
+        facts = [self.becomes]
+        if self.fans:
+            facts.append(f"fans {self.told_fans}")
+        if self.std is not None:
+            facts.append(f"std {self.std:.4g}")
+        if self.seeds:
+            facts.append(f"Keras seed {', '.join(str(seed.seed) for seed in self.seeds)}")
+        return f"{names}, {what}, {self.shape} {self.dtype}: {', '.join(facts)}; rule: {self.rule}"
+
     def to_dict(self) -> dict[str, Any]:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
-        values = {name: v for name, v in vars(self).items() if name != "flattened" or v}  # which 0.3.0 cannot read
+        newer = ("flattened", "parametrizations")  # which 0.3.0 and 0.4.0 cannot read
+        values = {name: v for name, v in vars(self).items() if name not in newer or v}
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "initializer": initializer,
@@ -106,7 +139,8 @@ def decide(rules: Sequence[Rule], found: Sequence[Target], model: nn.Module) -> 
     claims = [claim for target in found for claim in target.claims]
     said = answers(rules, claims, model)
     for i, claim in enumerate(claims):
-        claim.decision = said.get(i) or keras_default(claim.role, claim.variable and claim.variable.default)
+        own = claim.variable
+        claim.decision = said.get(i) or (keras_default(own.role, own.default, own.origin) if own else UNDECIDED)
 
 
 def restrict(found: list[Target], only: Any, model: nn.Module) -> None:
@@ -117,6 +151,7 @@ def restrict(found: list[Target], only: Any, model: nn.Module) -> None:
             chosen = [[bool(only(claim.name)) for claim in target.claims] for target in found]
     else:
         chosen = _chosen_from(_names(only), found, model)
+    _choose_vectors(chosen, found, model)
     for target, each in zip(found, chosen, strict=True):
         if not all(each) and (target.has_step() or awaits(target, model)):
             lacking = [claim.canonical for claim, has in zip(target.claims, each, strict=True) if not has]
@@ -134,6 +169,16 @@ def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list
         listed = checks.listed(map(repr, unknown))
         raise ValueError(f"`only` has {listed}, which no parameter or buffer of the model is called.{hint}")
     return [[not names.isdisjoint(each) for each in stored] for stored in known]
+
+
+def _choose_vectors(chosen: list[list[bool]], found: list[Target], model: nn.Module) -> None:
+    """Choose all vectors of a spectral_norm whose weight is chosen, or one of them."""
+    places = {id(target.tensor): i for i, target in enumerate(found)}
+    for target, each in zip(found, chosen, strict=True):
+        vectors = [places[id(vector)] for vector in vectors_of(target, model)]
+        if vectors and any(map(all, [each, *(chosen[i] for i in vectors)])):
+            for i in vectors:
+                chosen[i] = [True] * len(chosen[i])
 
 
 def _names(only: Any) -> set[str]:
@@ -154,11 +199,12 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
     target.claims.sort(key=lambda other: other is not claim)  # the first may have said skip, or have nothing to say
     decision, variable = claim.decision, claim.variable
     value = decision.value if isinstance(decision.value, Recipe) else None
-    fans, law = None, None
+    fans, law, passed = None, None, names_of(target, model)
     if value is not None:
         with checks.context(f"{checks.cut(claim.name)} (rule {decision.rule})"):
             fans, law = rehearse_once(value, variable, target, rehearsals)
             refuse_unsettable(target, model)
+        law = law_behind(law, passed, value, tensor.ndim)
     return Step(
         name=claim.name,
         layer=claim.layer,
@@ -169,10 +215,11 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
         fans=fans,
         blocks=variable.blocks if variable and value and not wants_parameter(value) else 1,
         law=law,
-        rule=decision.rule or "left alone (uncovered)",
+        rule=decision.rule or UNCOVERED,
         tied=tuple(other.name for other in target.claims[1:]),
         kind=target.kind,
         flattened=variable.flattened if variable else None,
+        parametrizations=passed,
     )
 
 

@@ -7,13 +7,15 @@ same bits in tensors, since torch has no shift or sum of uint32 on the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 Key = tuple[int, int]
 
 _MASK = 0xFFFFFFFF
-_PARITY = 0x1BD11BDA
+PARITY = 0x1BD11BDA
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of the even and the odd groups of four rounds
 
 
@@ -29,6 +31,15 @@ class Cipher:
         shifts = list(zip(tensors[:16:2], tensors[1:16:2], ROTATIONS[0] + ROTATIONS[1], strict=True))
         self._shifts = shifts[:4], shifts[4:]
         self._added = list(zip(tensors[16::2], tensors[17::2], strict=True))
+        self._first: Sequence[Tensor | int] = signed(schedule[0]), signed(schedule[1])
+
+    @classmethod
+    def of_many(cls, words: Sequence[Tensor]) -> Cipher:
+        """The rounds of a key for each counter: the three tensors have the words of its `key_schedule`."""
+        cipher = cls((0, 0))
+        cipher._first = words[:2]
+        cipher._added = [(words[(g + 1) % 3], words[(g + 2) % 3] + (g + 1)) for g in range(5)]
+        return cipher
 
     def encrypt(self, start: int, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
         """Write the words of the counters from `start` on, at most 2**31, into `x0` and `x1`."""
@@ -46,8 +57,8 @@ class Cipher:
 
     def encrypt_counters(self, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
         """Encrypt the counters whose upper words are in `x0` and lower ones in `x1`, in place."""
-        x1.add_(signed(self._schedule[1]))
-        x0.add_(signed(self._schedule[0]))
+        x0.add_(self._first[0])
+        x1.add_(self._first[1])
         self._rounds(x0, x1, scratch)
 
     def _rounds(self, x0: Tensor, x1: Tensor, scratch: Tensor) -> None:
@@ -97,7 +108,7 @@ def fold_in(key: Key, data: int) -> Key:
 
 def key_schedule(key: Key) -> tuple[int, int, int]:
     """The key's words, and the third that the rounds add in turn with them."""
-    return key[0], key[1], key[0] ^ key[1] ^ _PARITY
+    return key[0], key[1], key[0] ^ key[1] ^ PARITY
 
 
 def signed(word: int) -> int:

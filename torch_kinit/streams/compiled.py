@@ -23,7 +23,7 @@ from torch import Tensor
 from torch_kinit import checks, torch_internals
 from torch_kinit.numerics import threefry
 from torch_kinit.numerics.exact import ERFINV, FORMATS, floats
-from torch_kinit.streams.inverse import InverseCdf
+from torch_kinit.streams.inverse import CENTRAL, InverseCdf
 from torch_kinit.streams.pieces import flat_indices, span, views
 
 _CHUNK = 1 << 21  # values a call makes, whose indices take 8 MiB
@@ -33,22 +33,21 @@ _LOWEST = -(1 << 31)
 _ROW = 16  # a call's 13 words and three more, so that all calls' are aligned alike
 _LOG = FORMATS[torch.float32].log
 _SQRT_HALF = floats("3F3504F3")[0]
-_CENTRAL = 0.9547  # up to which 1 - x*x is more than sqrt(1/2) / 8: two standard deviations, by a hair
 
 
 class _Session:
     """What the draws inside one `compiled()` share, and what is released with it."""
 
     def __init__(self) -> None:
-        self.broken: set[str] = set()  # the types of devices for which nothing can be compiled
-        self._counts: dict[torch.device, Tensor] = {}
+        self.broken = False  # whether nothing can be compiled
+        self._count = torch.empty(0, dtype=torch.int32, device="cpu")
 
-    def count(self, size: int, device: torch.device) -> Tensor:
+    def count(self, size: int) -> Tensor:
         """The numbers from 0 up to `size`."""
-        if device not in self._counts or len(self._counts[device]) < size:
+        if len(self._count) < size:
             with torch.inference_mode(False):
-                self._counts[device] = torch.arange(size, dtype=torch.int32, device=device)
-        return self._counts[device][:size]
+                self._count = torch.arange(size, dtype=torch.int32, device="cpu")
+        return self._count[:size]
 
 
 _session: ContextVar[_Session | None] = ContextVar("compiled", default=None)
@@ -58,16 +57,16 @@ _session: ContextVar[_Session | None] = ContextVar("compiled", default=None)
 def compiled() -> Iterator[None]:
     """Let draws from a Key, those of `apply(seed=...)` too, run in kernels made by torch.compile.
 
-    The values are those of eager draws: the same bits on the CPU, and the same uniform values on CUDA, where normal
-    ones are to the last bits if this torch cannot keep Triton from contracting products and sums. Use it as a context
-    or as a decorator, for models of hundreds of millions of values: with all of torch's threads a value takes 1 to 3
-    nanoseconds on two cores instead of 7 to 20, but a kernel takes 5 to 10 seconds to compile, the first 30. Inductor
-    keeps kernels on disk; of another process each takes a second. There is one for uniform values, one for normal ones
-    truncated at two standard deviations or less, and one for others, for each dtype, device and number of threads.
+    It is for the CPU: accelerators have a kernel of their own, without asking. The values are those of eager draws, the
+    same bits. Use it as a context or as a decorator, for models of hundreds of millions of values: with all of torch's
+    threads a value takes 1 to 3 nanoseconds on two cores instead of 7 to 20, but a kernel takes 5 to 10 seconds to
+    compile, the first 30. Inductor keeps kernels on disk; of another process each takes a second. There is one for
+    uniform values, one for normal ones truncated at two standard deviations or less, and one for others, for each dtype
+    and number of threads.
 
-    Compiled are draws of 2**16 values or more, float32, bfloat16 and float16, on the CPU and on CUDA. Others, and
-    truncated normals that lie beyond one standard deviation as a whole, are eager as before. So is everything, after
-    one warning, where nothing can be compiled: on the CPU that takes a C++ compiler, on CUDA Triton.
+    Compiled are draws of 2**16 values or more, float32, bfloat16 and float16. Others, and truncated normals that lie
+    beyond one standard deviation as a whole, are eager as before. So is everything, after one warning, without a C++
+    compiler.
 
     Example:
         >>> import torch
@@ -87,7 +86,7 @@ def compiled() -> Iterator[None]:
 def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> bool:
     """Draw `tensor` in kernels, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
     session = None if torch.compiler.is_compiling() else _session.get()
-    if session is None or not _fits(tensor, inverse) or tensor.device.type in session.broken:
+    if session is None or session.broken or not _fits(tensor, inverse):
         return False
     tensor = tensor.detach()
     dense = tensor.is_contiguous() and index.is_contiguous()
@@ -97,11 +96,11 @@ def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) 
     try:
         _run(pieces, key, inverse, session)
     except Exception as error:  # of as many types as compilers have ways to fail
-        session.broken.add(tensor.device.type)
+        session.broken = True
         reason = textwrap.shorten(str(error), 200)
         checks.warn(
-            f"`compiled()`: torch.compile failed on {tensor.device.type} ({type(error).__name__}: {reason}); draws "
-            "there are eager until it ends, of the same values."
+            f"`compiled()`: torch.compile failed ({type(error).__name__}: {reason}). Draws are eager until the context "
+            "ends, of the same values."
         )
         return False
     return True
@@ -112,24 +111,24 @@ def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
     return (
         tensor.numel() >= _LEAST
         and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and tensor.device.type in ("cpu", "cuda")
+        and tensor.device.type == "cpu"
         and inverse.tail is None
         and inverse.scale != 0
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch_internals.is_intercepted()
-        and torch_internals.can_compile(tensor.device.type)
+        and torch_internals.can_compile()
     )
 
 
 def _run(pieces: Sequence[tuple[Tensor, ...]], key: threefry.Key, inverse: InverseCdf, session: _Session) -> None:
-    device, dtype = pieces[0][0].device, pieces[0][0].dtype
-    kernel = _kernel(_maker(inverse), dtype, device.type)
-    words = _words(key, [int(where.storage_offset()) for _, where in pieces]).to(device)
-    numbers = torch.tensor(_numbers(inverse), dtype=torch.float32, device="cpu").to(device)
+    dtype = pieces[0][0].dtype
+    kernel = _kernel(_maker(inverse), dtype)
+    words = _words(key, [int(where.storage_offset()) for _, where in pieces])
+    numbers = torch.tensor(inverse.numbers(), dtype=torch.float32, device="cpu")
     for (piece, where), row in zip(pieces, words.unbind(), strict=True):
         direct = piece.is_contiguous()
-        out = piece.view(-1) if direct else torch.empty(piece.numel(), dtype=dtype, device=device)
-        kernel(out, _offsets(where, device, session), row, numbers)
+        out = piece.view(-1) if direct else torch.empty(piece.numel(), dtype=dtype, device="cpu")
+        kernel(out, _offsets(where, session), row, numbers)
         if not direct:
             piece.copy_(out.view(piece.shape))
 
@@ -145,22 +144,11 @@ def _words(key: threefry.Key, starts: Sequence[int]) -> Tensor:
     )
 
 
-def _numbers(inverse: InverseCdf) -> list[float]:
-    """What the uniform values are multiplied by and added to, then multiplied by; their bounds; the rest."""
-    low, high, width = inverse.low, inverse.high, inverse.high - inverse.low
-    # Where the eager draw adds nothing, -0.0 is added, which leaves every number as it is.
-    if inverse.bounds is not None and inverse.normal:
-        middle = -0.0 if low == -high else (low + high) / 2
-        return [width * 2.0**-32, middle, inverse.scale, low, high, inverse.shift or -0.0, *inverse.bounds]
-    steps = [2.0, -1.0, high] if low == -high else [width, low, 1.0]
-    return [*steps, low, high, -0.0, *(inverse.bounds or (low, high))]
-
-
-def _offsets(index: Tensor, device: torch.device, session: _Session) -> Tensor:
+def _offsets(index: Tensor, session: _Session) -> Tensor:
     """The lower words of the flat indices, less the first one, that the strides of `index` tell."""
     if index.is_contiguous():
-        return session.count(index.numel(), device)
-    return flat_indices(index, device).view(-1).int()
+        return session.count(index.numel())
+    return flat_indices(index, torch.device("cpu")).view(-1).int()
 
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -169,15 +157,16 @@ _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 def _maker(inverse: InverseCdf) -> _Kernel:
     if not inverse.normal:
         return _uniform
-    return _central if inverse.largest <= _CENTRAL else _normal
+    return _central if inverse.largest <= CENTRAL else _normal
 
 
-@cache
-def _kernel(make: Any, dtype: torch.dtype, device: str) -> _Kernel:
+@cache  # of nine at most: three makers, three dtypes
+def _kernel(make: Any, dtype: torch.dtype) -> _Kernel:
     """`make`, compiled. Its code is copied: torch.compile gives up on code that it has compiled eight times."""
-    name = f"{make.__name__}_{dtype}_{device}".replace(".", "_")
+    name = f"{make.__name__}_{dtype}".replace(".", "_")
     copy = types.FunctionType(make.__code__.replace(co_name=name), make.__globals__, name)
-    run: _Kernel = torch.compile(copy, fullgraph=True, options=_options(device))
+    # The threshold is where Inductor stops writing a value out in terms of all before it, which takes minutes.
+    run: _Kernel = torch.compile(copy, fullgraph=True, options={"realize_opcount_threshold": 8})
 
     def kernel(out: Tensor, index: Tensor, words: Tensor, numbers: Tensor) -> None:
         for tensor in (out, index):
@@ -185,15 +174,6 @@ def _kernel(make: Any, dtype: torch.dtype, device: str) -> _Kernel:
         run(out, index, words, numbers)
 
     return kernel
-
-
-def _options(device: str) -> dict[str, Any]:
-    """Inductor's, those of them that this torch has."""
-    # The threshold is where it stops writing a value out in terms of all before it, which takes minutes.
-    options: dict[str, Any] = {"realize_opcount_threshold": 8}
-    if device != "cpu":  # Triton contracts products and sums, and does not round quotients
-        options |= {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
-    return torch_internals.known_options(options)
 
 
 # --- what is compiled ------------------------------------------------------------------------------------------------

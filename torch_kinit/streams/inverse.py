@@ -20,6 +20,8 @@ from torch_kinit.streams.laws import Law, Normal, TruncatedNormal, Uniform, mill
 # From this many standard deviations on, an interval is a tail: erf is so near 1 there that erfinv would have
 # only a few million float32 arguments left (5.3 M at 1, 0.8 M at 2, a thousand at 4).
 _TAIL = 1.0
+# Up to this magnitude, that of two standard deviations, 1 - x*x is more than sqrt(1/2) / 8, and erfinv has one branch.
+CENTRAL = 0.9547
 
 DrawUniform = Callable[[Tensor, float, float], object]  # fill a tensor with uniform values from low to high
 
@@ -64,6 +66,20 @@ class InverseCdf(NamedTuple):
     def largest(self) -> float:
         """The largest magnitude of the uniform values."""
         return max(-self.low, self.high)
+
+    def numbers(self) -> list[float]:
+        """What a kernel needs of it, where there is no tail: factor, middle, scale, low, high, shift, least, most.
+
+        Uniform values are (f * factor + middle) * scale of a fraction f from 0 to 1; others, of 32 signed bits f,
+        clamp(f * factor + middle, low, high), made normal, * scale + shift; both within least and most. Where an eager
+        draw adds nothing, -0.0 is added, which leaves every number as it is.
+        """
+        low, high, width = self.low, self.high, self.high - self.low
+        if self.bounds is not None and self.normal:
+            middle = -0.0 if low == -high else (low + high) / 2
+            return [width * 2.0**-32, middle, self.scale, low, high, self.shift or -0.0, *self.bounds]
+        steps = [2.0, -1.0, high] if low == -high else [width, low, 1.0]
+        return [*steps, low, high, -0.0, *(self.bounds or (low, high))]
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -14,13 +14,15 @@ from torch_kinit import checks
 from torch_kinit.numerics import exact, threefry
 from torch_kinit.numerics.exact import Scratch
 from torch_kinit.shards import boxes
-from torch_kinit.streams import compiled
+from torch_kinit.streams import compiled, fused
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law
 from torch_kinit.streams.pieces import CHUNK, SERIAL, flat_indices, paced, span, views
 from torch_kinit.streams.source import Source
 
-_DEVICE_CHUNK = 3 << 16  # float32 values drawn at a time on an accelerator, whose buffers take 8 to 12 MiB
+# float32 values drawn at a time on an accelerator without Triton, whose buffers take 160 to 256 MiB: a hundred launches
+# take as long for few values as for many.
+_DEVICE_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Key(Source):
         buffers = None
         with torch.no_grad():
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
-                if compiled.fill(*box, self.words, inverse):
+                if fused.fill(*box, self.words, inverse) or compiled.fill(*box, self.words, inverse):
                     continue
                 for piece, serial in paced(views(box, limit)):
                     for part, index in views(piece, SERIAL) if serial and tensor.device.type == "cpu" else [piece]:

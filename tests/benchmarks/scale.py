@@ -1,9 +1,10 @@
-"""One rank of a model of 405 billion parameters on 4,096: `python -m tests.benchmarks.rank` prints what it takes.
+"""One rank of a large model that FSDP2 shards: `python -m tests.benchmarks.scale [405B] [8B]` prints what it takes.
 
 The process group is torch's fake one, which sends nothing: each rank draws its shard alone. Layers have the sizes of
-Llama 3.1 405B.
+Llama 3.1 405B, on 4,096 ranks, and of 8B, on 64. Printed are billions of parameters, seconds, and MiB beside the shard.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -15,17 +16,19 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import torch_kinit as kinit
 
-LAYERS, WIDTH, INNER, KEYS, VOCABULARY = 126, 16384, 53248, 1024, 128256
+KEYS, VOCABULARY = 1024, 128256
+MODELS = {"405B": (126, 16384, 53248, 4096), "8B": (32, 4096, 14336, 64)}  # layers, width, inner width, ranks
+RANK = 3
 
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, width, inner):
         super().__init__()
-        self.query, self.output = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH, bias=False)
-        self.key, self.value = nn.Linear(WIDTH, KEYS, bias=False), nn.Linear(WIDTH, KEYS, bias=False)
-        self.gate, self.up = nn.Linear(WIDTH, INNER, bias=False), nn.Linear(WIDTH, INNER, bias=False)
-        self.down = nn.Linear(INNER, WIDTH, bias=False)
-        self.norms = nn.ModuleList([nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)])
+        self.query, self.output = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.key, self.value = nn.Linear(width, KEYS, bias=False), nn.Linear(width, KEYS, bias=False)
+        self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+        self.norms = nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
 
 
 def memory(name):
@@ -34,13 +37,14 @@ def memory(name):
     return int(status[name].split()[0]) / 1024
 
 
-def main(rank=3, world=4096):
-    torch.distributed.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
+def measure(name):
+    layers, width, inner, world = MODELS[name]
+    torch.distributed.init_process_group("fake", rank=RANK, world_size=world, store=FakeStore())
     mesh = init_device_mesh("cpu", (world,))
     with torch.device("meta"):
-        blocks = [Block() for _ in range(LAYERS)]
-        head = nn.Linear(WIDTH, VOCABULARY, bias=False)
-        model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), *blocks, nn.RMSNorm(WIDTH), head)
+        blocks = [Block(width, inner) for _ in range(layers)]
+        head = nn.Linear(width, VOCABULARY, bias=False)
+        model = nn.Sequential(nn.Embedding(VOCABULARY, width), *blocks, nn.RMSNorm(width), head)
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -58,4 +62,5 @@ def main(rank=3, world=4096):
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or MODELS:
+        measure(name)

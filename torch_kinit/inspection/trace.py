@@ -1,0 +1,102 @@
+"""What goes into and comes out of each module of a model in one forward pass, the model left as it was: `traced`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase, nn.modules.dropout._DropoutNd)
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """One call of a module."""
+
+    path: str
+    module: nn.Module
+    arguments: tuple[Any, ...]  # tensors are copies
+    keywords: Mapping[str, Any]
+    outputs: list[Tensor]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return tensors((self.arguments, self.keywords))
+
+
+def traced(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], mode: str) -> list[Event]:
+    """All calls of modules, in the order in which they end; the last is the model's own.
+
+    In mode "train" all modules are in training mode but those that drop values.
+    """
+    events: list[Event] = []
+    begun: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begun.append((copied(args), copied(kwargs)))
+
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given, named = begun.pop()
+        events.append(Event(paths[id(module)], module, given, named, [t.clone() for t in tensors(output)]))
+
+    paths = {id(module): path for path, module in model.named_modules()}
+    with as_found(model), torch.no_grad():
+        set_mode(model, mode)
+        handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in model.modules()]
+        handles += [module.register_forward_hook(after, with_kwargs=True) for module in model.modules()]
+        try:
+            model(*arguments, **keywords)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return events
+
+
+def set_mode(model: nn.Module, mode: str) -> None:
+    """Training mode for all modules but those that drop values, or for none."""
+    for module in model.modules():
+        module.training = mode == "train" and not isinstance(module, _WITH_DROPOUT)
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Leave the model's modes and buffers, and torch's generators, as they are."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
+    kind = next((device.type for device in devices), "cuda")
+    with torch.random.fork_rng([device.index or 0 for device in devices if device.type == kind], device_type=kind):
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.data.copy_(value)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in a nest of tuples, lists, dicts and packed sequences."""
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        return [nn.utils.rnn.pad_packed_sequence(value, batch_first=True)[0]]
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in tensors(item)] if isinstance(value, (list, tuple)) else []
+
+
+def copied(value: Any) -> Any:
+    """The same nest with copies of its tensors, which later layers may write to in place."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        return value
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value

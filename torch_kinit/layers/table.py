@@ -146,8 +146,9 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
     elif callable(layout) and not isinstance(layout, type):
         _ROWS[cls] = Row(_checked(cls, layout), _ROWS[cls].twins if cls in _ROWS else None)
     else:
-        wanted = "a function from a module to its variables, or a class"
-        raise TypeError(f"`layout` must be {wanted}, got {checks.short(layout)}.")
+        raise TypeError(
+            f"`layout` must be a function from a module to its variables, or a class, got {checks.short(layout)}."
+        )
 
 
 def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) -> Layout:

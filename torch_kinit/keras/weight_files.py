@@ -64,9 +64,6 @@ def named_arrays(source: Any, keras_config: Any, slots: Sequence[Slot]) -> list[
 def config_in(source: Any, keras_config: Any) -> Any:
     """The config that is given, or that of a file or live Keras model; None if it cannot be read, but for arrays."""
     live = callable(getattr(source, "get_weights", None))
-    if not live and (isinstance(source, Mapping) or not isinstance(source, Iterable)):
-        kind = type(source).__name__
-        raise TypeError(f"`source` must be a path, a live Keras model or its list of arrays, got one of type {kind}.")
     if not live and not isinstance(source, (str, os.PathLike)):
         return keras_config
     try:

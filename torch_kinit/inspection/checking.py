@@ -16,6 +16,7 @@ from torch_kinit.inspection.fields import Field, agree, attribute_of, base_of, f
 from torch_kinit.inspection.keras_graph import Unit
 from torch_kinit.inspection.port_order import Item
 from torch_kinit.inspection.windows import compare_windows
+from torch_kinit.keras.readers import READERS
 from torch_kinit.keras.slots import Holdings, Slot
 
 Found = list[Difference | Note]
@@ -26,6 +27,8 @@ _PENALTIES = ("regularizer", "constraint")
 def check_layer(unit: Unit, items: Sequence[Item], *, certain: bool) -> Found:
     """The differences of a layer with weights and the modules that hold them."""
     parts = _parts(unit)
+    if unit.class_name not in READERS:
+        return [Note(unit.name, f"of class {unit.class_name}, not Keras' own", "compare its arguments by hand")]
     if len(parts) != len(items):
         return [Note(unit.name, f"{unit.class_name} made of {len(items)} modules", "compare its arguments by hand")]
     found: Found = []
@@ -85,7 +88,7 @@ def check_windows(unit: Unit, item: Item, *, certain: bool) -> Found:
     if finding is None:
         return []
     if finding.unseen:
-        return [Note(unit.name, f"padding {finding.keras}", f"{finding.mend}, or in `forward`")]
+        return [Note(unit.name, f"padding {finding.keras}", finding.mend)]
     kind = "conv_transpose" if base.endswith("Transpose") else "max_pool" if "Pool" in base else "padding"
     return [Difference(unit.name, item.path, "padding", finding.keras, finding.port, MEASURED[kind], finding.mend)]
 

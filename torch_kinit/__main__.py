@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 class _Command(NamedTuple):
     """A command: what it does, giving what to print and the exit code, and the arguments that only it takes."""
 
-    run: Callable[[argparse.Namespace], tuple[str, int]]
+    run: Callable[[argparse.Namespace], tuple[object, int]]
     arguments: Callable[[argparse.ArgumentParser], None]
     summary: str
     more: str
@@ -88,8 +88,8 @@ def _run(options: argparse.Namespace) -> int:
     options.width = report.terminal_width() or sys.maxsize
     options.color = seen and os.environ.get("TERM") != "dumb"
     with warnings.catch_warnings(record=True) as held, _others_on_stderr():  # an error comes without warnings before it
-        command: Callable[[argparse.Namespace], tuple[str, int]] = options.run
-        text, code = command(options)
+        command: Callable[[argparse.Namespace], tuple[object, int]] = options.run
+        result, code = command(options)
     for warning in held:
         if warning.filename in (__file__, _caller()):  # of this package, see checks.warn
             _tell(f"warning: {_as_options(str(warning.message), options)}")
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     with contextlib.suppress(AttributeError):  # of a stream that is no file
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    print(text, flush=True)
+    print(result, flush=True)
     return code
 
 
@@ -231,7 +231,7 @@ def _out_argument(parser: argparse.ArgumentParser) -> None:
 # What each command does.
 
 
-def _demonstrate(options: argparse.Namespace) -> tuple[str, int]:
+def _demonstrate(options: argparse.Namespace) -> tuple[object, int]:
     seed = options.own_seed or 0
     model = PictureAndText()
     made = plan(model)
@@ -244,13 +244,13 @@ def _demonstrate(options: argparse.Namespace) -> tuple[str, int]:
     return f"{text}\n\nA forward pass on two random pictures and sentences gives\n{logits.detach()}", 0
 
 
-def _plan(options: argparse.Namespace) -> tuple[str, int]:
+def _plan(options: argparse.Namespace) -> tuple[object, int]:
     rules = options.rules and load_rules(options.rules)
     made = plan(_build(options), rules, **_given(options, "only", "on_uncovered", "convention"))
     return json.dumps(made.to_dict(), indent=1) if options.json else _text(made, options), 0
 
 
-def _apply(options: argparse.Namespace) -> tuple[str, int]:
+def _apply(options: argparse.Namespace) -> tuple[object, int]:
     _refuse_out(options)
     given = _given(options, "only", "on_uncovered", "convention")
     if options.plan and (options.rules or given):
@@ -265,7 +265,7 @@ def _apply(options: argparse.Namespace) -> tuple[str, int]:
     return _done(made, model, options), 0
 
 
-def _replay(options: argparse.Namespace) -> tuple[str, int]:
+def _replay(options: argparse.Namespace) -> tuple[object, int]:
     _refuse_out(options)
     config = options.keras_config
     if config and not config.exists():
@@ -277,7 +277,7 @@ def _replay(options: argparse.Namespace) -> tuple[str, int]:
     return _done(made, model, options), 0
 
 
-def _compare(options: argparse.Namespace) -> tuple[str, int]:
+def _compare(options: argparse.Namespace) -> tuple[object, int]:
     config = options.keras_config
     if not config.exists():
         raise _UsageError(f"There is no file {config}.")

@@ -32,6 +32,17 @@ def test_the_exit_code_tells_whether_there_are_differences(run, config):
     assert "port.requires_grad_(False)" in out
 
 
+def test_a_terminal_for_errors_alone_cuts_nothing(run, config, monkeypatch):
+    """The width of the terminal that stderr goes to is not that of the output."""
+    path = config(trainable=False)
+    whole = run(*LINEAR, "--keras-config", path)[1]
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run(*LINEAR, "--keras-config", path)[1] == whole
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(*LINEAR, "--keras-config", path)[1] != whole
+
+
 def test_json_is_the_comparisons_own(run, config):
     """--json prints its to_dict."""
     from torch import nn

@@ -228,6 +228,32 @@ def test_without_gradients_there_is_the_signal():
     assert "gradient " not in frozen.verdict
 
 
+def test_a_module_that_nobody_knows_is_no_activation():
+    """After a layer an activation module of somebody else's is known by what it does, or not at all."""
+
+    class Own(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.forward = function
+
+    layers = [nn.Linear(16, 16), Own(torch.tanh), nn.Linear(16, 16), Own(torch.sin), nn.Linear(16, 16), nn.Dropout(0.0)]
+    rows = kinit.probe(nn.Sequential(*layers, nn.Linear(16, 2)), inputs(32, 16)).weighted
+    assert [row.activation for row in rows] == ["tanh", None, "linear", None]
+
+
+def test_fast_paths_are_not_taken():
+    """A transformer in evaluation mode without gradients, for which torch has one fused operation, has all its rows."""
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    assert len(kinit.probe(model, inputs(2, 5, 8), backward=False).rows) == 8
+
+
+def test_parametrizations_run_as_without_a_probe():
+    """Spectral norm, which takes a step whenever it is asked for, gives what it gives without a probe around it."""
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, 8))
+    report = kinit.probe(model, inputs(4, 8))
+    assert report.rows[0].std == pytest.approx(float(model[0](inputs(4, 8)).detach().std(correction=0)), rel=1e-6)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_is_seen():
     """Graphs of torch.compile, which pass over hooks, are not used."""

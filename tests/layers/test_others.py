@@ -125,11 +125,20 @@ def test_a_default_is_what_a_rule_may_say(register, default, shown):
     }
 
 
+def test_a_table_that_a_constructor_computes_is_left_alone():
+    """A buffer of a known name, such as the rotary `pos_embed` of timm, is no position embedding to draw."""
+    rotary = class_of("timm.layers", "RotaryEmbeddingCat")()
+    rotary.register_buffer("pos_embed", torch.ones(3, 4))
+    assert len(kinit.apply(rotary, seed=0)) == 0
+    assert bool((rotary.pos_embed == 1).all())
+
+
 def test_no_package_is_needed(monkeypatch):
     """Classes are known where importing their packages raises."""
     for package in ("timm", "torchvision", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
-        norm = class_of(package, "FrozenBatchNorm2d", weight=3)()
+        norm = class_of(package, "FrozenBatchNorm2d")()
+        norm.register_buffer("weight", torch.zeros(3))
         assert planned(norm) == {"weight": ("gamma", "ones", "Keras default")}
 
 

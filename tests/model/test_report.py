@@ -1,5 +1,6 @@
 """A plan is printed as text and HTML: it fits, no name or number is cut, and what repeats is told once."""
 
+import dataclasses
 import html.parser
 import itertools
 import re
@@ -238,6 +239,16 @@ def test_colour_is_asked_for(monkeypatch):
     assert plan.to_text(color=True) == plain
 
 
+def test_what_values_pass_through_is_told():
+    """A parametrization stands behind the initializer, in tables and lines, and wraps where it is narrow."""
+    plan = kinit.plan(nn.Linear(3, 2), {"weight": "he_normal"})
+    steps = tuple(dataclasses.replace(step, parametrizations=("spectral_norm",)) for step in plan)
+    told = dataclasses.replace(plan, steps=steps)
+    assert "he_normal, then spectral_norm" in str(told)
+    assert "float32: he_normal, then spectral_norm, fans (3, 2)" in str(told["weight"])
+    assert re.search(r"he_normal, then .*\n +spectral_norm\n", told.to_text(60))
+
+
 def test_what_is_usual_is_told_once():
     """In a narrow table cells that are as usual are left out, and a line below has them; not if there are none."""
     plan = kinit.plan(network(), {"head": "he_normal"})
@@ -276,6 +287,15 @@ def test_sentences_wrap_and_calls_lose_their_arguments():
     assert "trunc_normal(…)" in text[2]
     assert text[2].endswith("  0.125")
     assert re.search(r"num_\w*…\w*ed ", text[2])
+
+
+def test_words_wrap_before_any_is_cut():
+    """A column gives way down to its longest word before a word of another is cut."""
+    rows = [["0.weight", "num_batches_tracked", "a rule of many short words"]]
+    text = report.as_text(["name", "role", "rule"], rows, 40)
+    assert "num_batches_tracked" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 40
 
 
 def test_a_table_of_one_column():

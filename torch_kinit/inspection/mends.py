@@ -68,6 +68,8 @@ def trials(at: Situation) -> Iterator[Trial]:
 
 def alone(at: Situation) -> Tensor | None:
     """What the module gives from Keras' inputs."""
+    if isinstance(at.module, nn.MultiheadAttention):
+        return _attended(at)
     for x in in_layout_of(at.inputs[0], at.given[0]) if at.inputs and at.given else ():
         return _called(at, at.module, x)
     return None
@@ -251,7 +253,6 @@ def _returns_sequences(call: Call) -> bool:
 
 def _attention(at: Situation) -> Iterator[Trial]:
     """nn.MultiheadAttention with a mask."""
-    module: Any = at.module
     query = at.inputs[0]
     found = {
         "the mask is ignored: Keras leaves out masked keys": ("key_padding_mask=~mask", _padding_mask(at)),
@@ -261,12 +262,17 @@ def _attention(at: Situation) -> Iterator[Trial]:
         return
     for cause, (mend, mask) in found.items():
         if mask is not None:
-            parts = [query, at.inputs[1], at.inputs[-1]] if len(at.inputs) > 1 else [query] * 3
-            changed = copy.deepcopy(module).eval()
-            changed.batch_first = True
-            more = {"key_padding_mask": mask} if "padding" in mend else {"attn_mask": mask}
-            with torch.no_grad():
-                yield Trial(as_float(changed(*parts, **more)[0]), cause, f"attention(query, key, value, {mend})")
+            value = _attended(at, **{"key_padding_mask" if "padding" in mend else "attn_mask": mask})
+            yield Trial(value, cause, f"attention(query, key, value, {mend})")
+
+
+def _attended(at: Situation, **masks: Tensor) -> Tensor:
+    """Attention of Keras' query, value and key, with these masks alone."""
+    module: Any = copy.deepcopy(at.module).eval()
+    module.batch_first = True
+    query, value, key = [*at.inputs, at.inputs[-1], at.inputs[-1]][:3]
+    with torch.no_grad():
+        return as_float(module(query, key, value, **masks)[0])
 
 
 def _padding_mask(at: Situation) -> Tensor | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import math
-import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +22,13 @@ from torch_kinit.inspection.following import LAWS, RECTIFIERS, class_of, functio
 from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
 from torch_kinit.inspection.untouched import copied, tensors_in, untouched
 from torch_kinit.layers.table import layout_of
-from torch_kinit.layers.variable import Options, Variable
+from torch_kinit.layers.variable import Options, Variable, holds
+from torch_kinit.model.targets import holder_of
 from torch_kinit.streams.key import Key
+from torch_kinit.torch_internals import tensors_of
 
 _KERNELS = ("kernel", "depthwise_kernel", "recurrent_kernel")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs: Any) -> ProbeReport:
@@ -130,39 +133,59 @@ def _shown(value: Any) -> str:
 def _hooks(model: nn.Module, watch: _Watch) -> Iterator[None]:
     handles = []
     try:
-        for name, module in _layers(model):
-            handles.append(module.register_forward_pre_hook(watch.before, with_kwargs=True))
-            handles.append(module.register_forward_hook(watch.after(name), with_kwargs=True))
+        for layer in _layers(model):
+            before, after = functools.partial(watch.before, layer), functools.partial(watch.after, layer)
+            handles.append(layer.module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(layer.module.register_forward_hook(after, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+@dataclass
+class _Layer:
+    """A module that gets a row, and what its layout tells of it."""
+
+    name: str
+    module: nn.Module
+    variables: Sequence[Variable]
+    calls: int = 0
+
+    @functools.cached_property
+    def kernels(self) -> list[Variable]:
+        """The variables that multiply its inputs; asked without running a parametrization."""
+        return [v for v in self.variables if v.role in _KERNELS and holds(*_place(self.module, v))]
+
+    @functools.cached_property
+    def is_weighted(self) -> bool:
+        """Whether it has kernels; of an unknown layer, whether its weight is a matrix or more."""
+        weight = None if self.variables else tensors_of(self.module).get("weight")
+        return bool(self.kernels) or (weight is not None and weight.ndim > 1)
+
+    @property
+    def is_norm(self) -> bool:
+        return any(variable.role == "gamma" for variable in self.variables)
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis of the units in the output: a convolution's is before its positions."""
+        return -1 - len(self.module.kernel_size) if isinstance(self.module, _CONVOLUTIONS) else -1
+
+
+def _layers(model: nn.Module) -> Iterator[_Layer]:
     """The modules without modules in them, and those whose variables are known; parametrizations belong to a layer."""
     for name, module in model.named_modules():
         if "parametrizations" not in name.split("."):
             children = {child for child, _ in module.named_children()} - {"parametrizations"}
-            if not children or layout_of(module, Options()):
-                yield name, module
+            variables = layout_of(module, Options())
+            if not children or variables:
+                yield _Layer(name, module, variables)
 
 
-def _kernels(module: nn.Module) -> list[Variable]:
-    """The variables of a layer that multiply its inputs; an unknown layer's weight, if it is a matrix or more."""
-    known = layout_of(module, Options())
-    if not known and getattr(getattr(module, "weight", None), "ndim", 0) > 1:
-        return [Variable("kernel", "weight")]
-    return [v for v in known if v.role in _KERNELS and _tensor_of(module, v) is not None]
-
-
-def _tensor_of(module: nn.Module, variable: Variable) -> Any:
-    with contextlib.suppress(AttributeError):
-        return operator.attrgetter(variable.tensor)(module)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return any(variable.role == "gamma" for variable in layout_of(module, Options()))
+def _place(module: nn.Module, variable: Variable) -> tuple[nn.Module, str]:
+    """The module that holds a variable of a layer, and its attribute there."""
+    return holder_of(module, variable.tensor)
 
 
 class _Watch:
@@ -171,52 +194,49 @@ class _Watch:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self._edges: list[tuple[dict[str, Any], GradientEdge]] = []
-        self._weighted: list[tuple[dict[str, Any], nn.Module]] = []
+        self._weighted: list[tuple[dict[str, Any], _Layer]] = []
+        self._waiting: dict[str, Any] | None = None  # the last row with weights, until its activation is known
         self._last: Tensor | None = None  # what the last layer gave
         self._unit_axis = -1
 
-    def before(self, module: nn.Module, arguments: Any, named: Any) -> None:
+    def before(self, layer: _Layer, module: nn.Module, arguments: Any, named: Any) -> None:
         """Find the function that stands between the last layer and this one."""
         given = _first((arguments, named))
-        if given is not None and self._last is not None:
-            between = function_from(self._last, given)
-            if between is None or between == "linear":  # one that works in place leaves two equal tensors
-                between = "relu" if _kernels(module) and looks_rectified(given) else between
-            self._follows(between, _kernels(module) != [])
+        if self._waiting is None or self._last is None or given is None:
+            return
+        found = function_from(self._last, given)
+        if found in (None, "linear") and looks_rectified(given) and layer.is_weighted:
+            found = "relu"  # one that works in place leaves two equal tensors
+        if found != "linear" or layer.is_weighted:
+            self._settle(found)
 
-    def _follows(self, activation: str | None, counts_if_linear: bool) -> None:
-        """Note the activation after the last layer with weights, if none is known yet."""
-        told = activation is not None and (counts_if_linear or activation != "linear")
-        if told and self._weighted and self._weighted[-1][0]["activation"] is None:
-            self._weighted[-1][0]["activation"] = activation
+    def after(self, layer: _Layer, module: nn.Module, arguments: Any, named: Any, outputs: Any) -> None:
+        """Note what a layer gave."""
+        tensor = _first(outputs)
+        layer.calls += 1
+        if tensor is None:
+            return
+        row = {"name": layer.name, "layer": type(module).__name__, "call": layer.calls, "shape": tuple(tensor.shape)}
+        row |= {"weighted": layer.is_weighted, "norm": layer.is_norm, **_measured(tensor)}
+        row |= dict.fromkeys(("dead", "gradient", "gradient_norm", "activation", "to_law"))
+        self.rows.append(row)
+        if layer.is_weighted:
+            self._weighted.append((row, layer))
+            self._waiting, self._unit_axis = row, layer.unit_axis
+        elif self._waiting is not None and not layer.is_norm:
+            found = class_of(module) or function_from(_first((arguments, named)), tensor)
+            if found is None and not type(module).__module__.startswith("torch.nn."):
+                self._waiting = None  # a function that nobody knows
+            self._settle(None if found == "linear" else found)
+        if isinstance(module, RECTIFIERS):
+            row["dead"] = _dead(tensor, self._unit_axis)
+        if tensor.requires_grad:
+            self._edges.append((row, get_gradient_edge(tensor)))
+        self._last = tensor.detach()
 
-    def after(self, name: str) -> Callable[..., None]:
-        """A hook for the layer of this name."""
-        calls = itertools.count(1)
-
-        def hook(module: nn.Module, arguments: Any, named: Any, outputs: Any) -> None:
-            tensor, call = _first(outputs), next(calls)
-            if tensor is None:
-                return
-            kernels = _kernels(module)
-            row = {"name": name, "layer": type(module).__name__, "call": call, "shape": tuple(tensor.shape)}
-            row |= {"weighted": bool(kernels), "norm": _is_norm(module), "activation": None, "to_law": None}
-            row |= _measured(tensor) | {"dead": None, "gradient": None, "gradient_norm": None}
-            self.rows.append(row)
-            if kernels:
-                self._weighted.append((row, module))
-                rank = max(_tensor_of(module, kernels[0]).ndim - 2, 0)
-                self._unit_axis = -1 - rank if "conv" in type(module).__name__.lower() else -1
-            elif not row["norm"]:
-                given = _first((arguments, named))
-                self._follows(class_of(module) or function_from(given, tensor), False)
-            if isinstance(module, RECTIFIERS):
-                row["dead"] = _dead(tensor, self._unit_axis)
-            if tensor.requires_grad:
-                self._edges.append((row, get_gradient_edge(tensor)))
-            self._last = tensor.detach()
-
-        return hook
+    def _settle(self, activation: str | None) -> None:
+        if self._waiting is not None and activation is not None:
+            self._waiting["activation"], self._waiting = activation, None
 
     def gradients(self, outputs: Any) -> None:
         """Send a fixed gradient of unit variance back from the outputs, and note what comes to each layer."""
@@ -242,14 +262,14 @@ class _Watch:
 
     def compare_with_laws(self) -> None:
         """Note how many times the std of its weights the law has that suits the activation after a layer."""
-        for row, module in self._weighted:
-            kernels = _kernels(module)
+        for row, layer in self._weighted:
+            kernels = layer.kernels
             if row["activation"] is not None and len(kernels) == 1 and kernels[0].blocks == 1:
-                weight = _tensor_of(module, kernels[0]).detach()
+                weight = getattr(*_place(layer.module, kernels[0])).detach()
                 shape = kernels[0].views(torch.empty(weight.shape, device="meta"))[0].shape
-                suiting = law(LAWS[row["activation"]], shape, layout="keras", fans=kernels[0].fans)
-                std = _measured(weight)["std"]
-                row["to_law"] = suiting.std / std if std else None
+                if std := _measured(weight)["std"]:
+                    suiting = law(LAWS[row["activation"]], shape, layout="keras", fans=kernels[0].fans)
+                    row["to_law"] = suiting.std / std
 
 
 def _first(value: Any) -> Tensor | None:

@@ -93,10 +93,14 @@ class ProbeReport:
         """The rows of layers with weights, through which growth is counted."""
         return [row for row in self.rows if row.weighted]
 
+    @property
+    def _stds(self) -> list[float | None]:
+        return [None if 0 in row.shape else row.std for row in self.weighted]
+
     @functools.cached_property
     def growth(self) -> float | None:
         """The factor by which the std of the outputs changes from a layer with weights to the next."""
-        return _growth([row.std for row in self.weighted])
+        return _growth(self._stds)
 
     @functools.cached_property
     def gradient_growth(self) -> float | None:
@@ -109,7 +113,7 @@ class ProbeReport:
     @property
     def signal(self) -> str:
         """Whether the std of the outputs is "steady", "vanishing" or "exploding"; or "too shallow" to tell."""
-        return _word([row.std for row in self.weighted], self.growth)
+        return _word(self._stds, self.growth)
 
     @property
     def gradient(self) -> str | None:
@@ -142,8 +146,8 @@ class ProbeReport:
     @property
     def verdict(self) -> str:
         """All of that in sentences."""
-        stds, norms = [row.std for row in self.weighted], [row.gradient_norm for row in self.weighted]
-        said = [_sentence("signal", self.signal, self.growth, "std", "a layer", stds)]
+        norms = [row.gradient_norm for row in self.weighted]
+        said = [_sentence("signal", self.signal, self.growth, "std", "a layer", self._stds)]
         if self.gradient is not None:
             said.append(_sentence("gradient", self.gradient, self.gradient_growth, "norm", "a layer backwards", norms))
         if {self.signal, self.gradient} & {"vanishing", "exploding"}:
@@ -209,10 +213,10 @@ def _growth(found: Sequence[float | None]) -> float | None:
 
 def _word(found: Sequence[float | None], growth: float | None) -> str:
     """The verdict on values in the order of the signal."""
-    if len(found) < SHALLOW:
-        return "too shallow"
     if any(value is not None and not math.isfinite(value) for value in found):
         return "exploding"
+    if len(found) < SHALLOW:
+        return "too shallow"
     if growth is None or not any(found[-2:]):
         return "vanishing"
     total = math.log(growth) * (len(found) - 1)

@@ -23,6 +23,7 @@ class Known:
         classes: a regex for the whole names of the classes that hold such tensors.
         tensors: a regex for the whole names of the tensors; one with a dot is for those of a module inside.
         found: the variable, with a name put in later; or a function from the module and the tensor to it.
+        buffers: whether buffers are meant, too. Those of most names are tables that a constructor computes.
 
     Example:
         >>> norms = Known("transformers", r"\w+RMSNorm", "weight", Variable("gamma", "", "keras"))
@@ -34,6 +35,7 @@ class Known:
     classes: str
     tensors: str
     found: Found
+    buffers: bool = False
 
     @property
     def inside(self) -> bool:
@@ -46,7 +48,7 @@ class Known:
 
     def variable(self, module: nn.Module, name: str, tensor: Tensor) -> Variable | None:
         """The variable that a tensor of this name is; None if it is another one's."""
-        if re.fullmatch(self.tensors, name) is None:
+        if re.fullmatch(self.tensors, name) is None or not (self.buffers or isinstance(tensor, nn.Parameter)):
             return None
         found = self.found if isinstance(self.found, Variable) else self.found(module, tensor)
         return replace(found, tensor=name)

@@ -99,15 +99,17 @@ ROWS = [
     _known("Conv1D", "bias", _BIAS),
     # Biases that stand alone
     _known(r"\w*(Head|Router)", "bias", _BIAS),
-    _known(r"\w*(Router|MoeStatics)", "e_score_correction_bias", _BIAS),
+    _known(r"\w*(Router|MoeStatics)", "e_score_correction_bias", _BIAS, buffers=True),
     _known(r"\w*Attention", "(q|k|v|dense)_bias", _BIAS),
     # Norms
     _known(_ONE_PLUS, "weight", Variable("gamma", "", "keras", default="zeros")),
     _known("MoonshineStreamingLayerNorm", "gamma", _gamma_beside),
-    _known(rf"{_NORMS}|\w*FrozenBatchNorm2d", "weight|gamma", _GAMMA),
-    _known(rf"{_NORMS}|\w*FrozenBatchNorm2d", "bias|beta", _BETA),
-    _known(r"\w*FrozenBatchNorm2d", "running_mean", Variable("moving_mean", "")),
-    _known(r"\w*FrozenBatchNorm2d", "running_var", Variable("moving_variance", "")),
+    _known(_NORMS, "weight|gamma", _GAMMA),
+    _known(_NORMS, "bias|beta", _BETA),
+    _known(r"\w*FrozenBatchNorm2d", "weight", _GAMMA, buffers=True),
+    _known(r"\w*FrozenBatchNorm2d", "bias", _BETA, buffers=True),
+    _known(r"\w*FrozenBatchNorm2d", "running_mean", Variable("moving_mean", ""), buffers=True),
+    _known(r"\w*FrozenBatchNorm2d", "running_var", Variable("moving_variance", ""), buffers=True),
     _known("ConvNextV2GRN", "weight", _authors("gamma", default="zeros")),
     _known("ConvNextV2GRN", "bias", _BETA),
     # Routers and experts

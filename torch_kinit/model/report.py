@@ -120,8 +120,10 @@ def _narrowed(widths: list[int], header: list[str], rows: list[list[str]], width
         return widths
     full = _full(header, rows)
     words = [i for i in range(1, len(header)) if not all(_NUMBERS.fullmatch(row[i]) for row in full)]
-    while _total(widths) > width and (wide := [i for i in words if widths[i] > _LEAST]):
-        widths[max(wide, key=lambda i: (header[i] != "initializer", widths[i]))] -= 1
+    longest = {i: max(len(word) for row in [header, *full] for word in row[i].split() or [""]) for i in words}
+    for least in (longest, dict.fromkeys(words, _LEAST)):  # wrap first, then cut
+        while _total(widths) > width and (wide := [i for i in words if widths[i] > max(least[i], _LEAST)]):
+            widths[max(wide, key=lambda i: (header[i] != "initializer", widths[i]))] -= 1
     return widths
 
 
@@ -156,17 +158,21 @@ def _painted(text: str, colour: str) -> str:
 
 def _fit(cell: str, width: int) -> list[str]:
     """The lines of a cell: where it is too wide a call loses its arguments, words wrap, and a long word its middle."""
-    call = cell.partition("(")[0] + "(…)"
-    if len(cell) > width and cell.endswith(")") and " " not in call and 3 < len(call) <= width:
+    if len(cell) > width and len(call := _short_call(cell)) <= width:
         return [call]
     return [_cut(line, width) for line in _wrapped(cell, width)]
 
 
 def _cut(word: str, width: int) -> str:
-    if len(word) <= width:
-        return word
+    if len(word) > width:
+        word = _short_call(word)
     tail = (width - 1) // 2
-    return word[: width - 1 - tail] + "…" + (word[-tail:] if tail else "")
+    return word if len(word) <= width else word[: width - 1 - tail] + "…" + (word[-tail:] if tail else "")
+
+
+def _short_call(text: str) -> str:
+    """A call without its arguments, and what is none as it is."""
+    return re.sub(r"^(\w+)\(.*\)(,?)$", r"\1(…)\2", text)
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:

@@ -401,6 +401,10 @@ BY_HAND = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
 NOTES = {
     "penalty": (dense(kernel_regularizer="l2"), nn.Linear(4, 3), "weight_decay=0.02"),
     "activity": (dense(activity_regularizer="l1"), nn.Linear(4, 3), "add it to the loss"),
+    "frozen norm": (
+        *(sequential((4,), kl.BatchNormalization(trainable=False, name="x")),),
+        *(nn.BatchNorm1d(4, 1e-3, 0.01).requires_grad_(False).eval(), "port.eval()  # after each port.train()"),
+    ),
     "constraint": (dense(bias_constraint="non_neg"), nn.Linear(4, 3), "to the weight after each step"),
     "lambda": (dense(activation=lambda x: x * 2), nn.Linear(4, 3), "see that `forward` does it"),
     "causal mask": (attended(kl.MultiHeadAttention(2, 2, name="x"), use_causal_mask=True), MHA, "attn_mask="),

@@ -240,9 +240,9 @@ def check_moved(event: Event, item: Item, after: Item) -> Difference:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def check_training(unit: Unit, items: Sequence[Item], slots: Sequence[Slot], held: Holdings) -> list[Difference]:
+def check_training(unit: Unit, items: Sequence[Item], slots: Sequence[Slot], held: Holdings) -> Found:
     """What is trained on both sides, and a norm that is frozen."""
-    found = []
+    found: Found = []
     tensors = {name: held.targets[name].tensor for slot in slots for name in slot.names}
     trained = {name: t.requires_grad for name, t in tensors.items() if isinstance(t, nn.Parameter)}
     wanted = unit.get("trainable", True) is not False and not any(
@@ -252,11 +252,14 @@ def check_training(unit: Unit, items: Sequence[Item], slots: Sequence[Slot], hel
         mend = f"{items[0].code}.requires_grad_({wanted})"
         port = f"requires_grad={not wanted} of {others[0]}"
         found.append(_trained(unit, items[0], "trainable", f"trainable={wanted}", port, "trained", mend))
-    if not wanted and base_of(unit.class_name) == "BatchNormalization" and items[0].module.training:
-        mend = f"{items[0].code}.eval()  # after each port.train()"
+    frozen = not wanted and base_of(unit.class_name) == "BatchNormalization"
+    mend = f"{items[0].code}.eval()  # after each port.train()"
+    if frozen and not items[0].module.training:
+        found.append(Note(unit.name, "trainable=False: always in eval mode", mend))
+    elif frozen:
         keras, port = "trainable=False: moving statistics, not the batch's", "training=True"
         found.append(_trained(unit, items[0], "trainable", keras, port, "frozen_norm", mend))
-    return found + _check_second_bias(unit, items, slots, held)
+    return [*found, *_check_second_bias(unit, items, slots, held)]
 
 
 def _trained(unit: Unit, item: Item, what: str, keras: str, port: str, weight: str, mend: str) -> Difference:

@@ -10,7 +10,7 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
-from torch_kinit.inspection import checking, optimizers
+from torch_kinit.inspection import checking, optimizers, training
 from torch_kinit.inspection.comparison import Comparison
 from torch_kinit.inspection.differences import MEASURED, MODEL, Difference, Note
 from torch_kinit.inspection.events import attach_padding
@@ -109,7 +109,7 @@ def compare(
     attach_padding(units, order_of_port)
     results = [*_of_layers(units, own, slots, held, order_of_port), *_of_order(units, own, order_of_port)]
     results += [*_of_flatten(config, found, held), *mask_notes(units)]
-    results += [note for unit in units for note in checking.notes_of(unit)]
+    results += [note for unit in units for note in training.notes_of(unit)]
     results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order_of_port.items) else []
     results += _of_compile(config, optimizer, units)
     laws, doubts = _laws(found, held)
@@ -175,7 +175,7 @@ def _of_layers(
     for unit in units:
         if items := own.get(unit.name):
             found += checking.check_layer(unit, items, certain=order.is_certain(items[0]))
-            found += checking.check_training(unit, items, slots[unit.name], held)
+            found += training.check_training(unit, items, slots[unit.name], held)
     return found
 
 

@@ -1,5 +1,8 @@
 """How layers and modules are put together: functions in forward, shared modules, order, and what people ran into."""
 
+import functools
+import json
+
 import keras
 import pytest
 import torch
@@ -436,3 +439,23 @@ def test_a_layer_of_another_class_is_noted(register_keras):
     config = {"class_name": "Sequential", "config": {"layers": [layer]}}
     found = kinit.compare(config, nn.Linear(3, 2, bias=False))
     assert [note.what for note in found.notes] == ["of class Mine, not Keras' own"]
+
+
+JUNK = {
+    "a key": ((2, "config", "pool_size"), ["x", "x"], "`keras_config` is not as Keras saves it"),
+    "initializer": ((1, "config", "bias_initializer", "registered_name"), -1, "`keras_config` is not as Keras saves"),
+    "strides": ((1, "config", "strides"), [0, 0], "The config of layer 'conv' is not as Keras saves it"),
+    "config": ((2, "config"), "x", "`keras_config` is not as Keras saves it"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "text"), JUNK.values(), ids=JUNK)
+def test_what_keras_cannot_have_saved_is_told(path, value, text):
+    """A value of another kind is an error that says where it stands."""
+    config = json.loads(CONVNET)
+    *way, last = path
+    place = functools.reduce(lambda part, key: part[key], way, config["config"]["layers"])
+    place[last] = value
+    with pytest.raises(ValueError, match=text) as caught:
+        kinit.compare(config, careful_holder())
+    assert len(str(caught.value)) < 400

@@ -1,5 +1,6 @@
 """The table of arguments: each row tells a module that differs from one that agrees, and each is told here."""
 
+import math
 from functools import partial
 
 import pytest
@@ -45,6 +46,14 @@ def one_bias(**arguments):
 
 # Keras' class and config, the shape of its inputs, a module that differs in the argument, and one that agrees if any.
 ROWS = {
+    "equation": (
+        *("EinsumDense", {"equation": "abc,bd->acd", "output_shape": [None, 3]}, SERIES),
+        *(nn.Linear(6, 3, bias=False), None),
+    ),
+    "equation of the last axis": (
+        *("EinsumDense", {"equation": "abc,cd->adb", "output_shape": [3, None]}, SERIES),
+        *(nn.Linear(4, 3, bias=False), None),
+    ),
     "kernel_size": ("Conv2D", {**CONV, "kernel_size": [1, 3]}, IMAGE, nn.Conv2d(4, 4, (3, 1)), nn.Conv2d(4, 4, (1, 3))),
     "strides": ("Conv2D", {**CONV, "strides": [2, 2]}, IMAGE, conv(), conv(2)),
     "dilation_rate": ("Conv2D", {**CONV, "dilation_rate": [2, 1]}, IMAGE, conv(dilation=2), conv(dilation=(2, 1))),
@@ -175,3 +184,15 @@ def test_values_agree_but_for_rounding_and_form(a, b, equal):
     """A float of 32 bits, and one value for equal ones on each axis, are the same value."""
     assert agree(a, b) is equal
     assert agree(b, a) is equal
+
+
+@pytest.mark.parametrize("equation", ["abc,cd->abd", "...c,cd->...d", "abc,cde->abde", "abcd,cde->abe"])
+def test_an_equation_of_the_last_axes_is_a_linear(equation):
+    """Whatever axes are kept apart or summed over together."""
+    sizes = {"c": 4 if "abcd" not in equation else 2, "d": 3 if "abcd" not in equation else 2, "e": 2}
+    kernel, outputs = equation.partition(",")[2].split("->")
+    ins, outs = ([sizes[x] for x in kernel if (x in outputs) == made] for made in (False, True))
+    shape = [None, 6, *([2, 2] if "abcd" in equation else [4])]
+    config = {"equation": equation, "output_shape": [None, *outs]}
+    module = nn.Linear(math.prod(ins), math.prod(outs), bias=False)
+    assert compared("EinsumDense", config, shape, module).ok

@@ -1,5 +1,8 @@
 """How layers and modules are put together: functions in forward, shared modules, order, and what people ran into."""
 
+import functools
+import json
+
 import keras
 import pytest
 import torch
@@ -78,6 +81,20 @@ def careful_holder(**others):
 def test_modules_in_no_certain_order_are_put_together_by_kind(modules, expected):
     """One activation serves all layers; a class that Keras has not, or a rate, is a difference."""
     assert whats(kinit.compare(CONVNET, careful_holder(**modules))) == expected
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+def test_a_module_of_ones_own_may_do_what_keras_does():
+    """In a Sequential, too, where a missing activation would be a difference, and another module is not too much."""
+    config = sequential((3,), kl.Dense(3, activation="relu"), kl.Dense(2))
+    assert not kinit.compare(config, nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.Linear(3, 2))).ok
+    found = kinit.compare(config, nn.Sequential(nn.Linear(3, 3), Square(), nn.Linear(3, 2)))
+    assert found.ok
+    assert [note.what for note in found.notes] == ["relu"]
 
 
 def test_dropouts_in_another_order_may_be_right():
@@ -353,3 +370,92 @@ def test_a_config_of_keras_2_is_compared():
         "nn.ConstantPad2d((0, 1, 0, 1), float('-inf')) before port[2]",
     }
     assert {d.mend for d in found.differences} == mends
+
+
+def attended(layer, **arguments):
+    inputs = keras.Input((5, 4))
+    return keras.Model(inputs, layer(inputs, inputs, **arguments))
+
+
+def scored():
+    inputs = keras.Input((5, 4))
+    return keras.Model(inputs, kl.Attention(name="x")([inputs, inputs]))
+
+
+def joined():
+    inputs = keras.Input((4, 4, 2))
+    return keras.Model(inputs, kl.Concatenate(name="x")([inputs, inputs]))
+
+
+def permuted():
+    return keras.Sequential([keras.Input((4, 2)), kl.Permute((2, 1), name="x")])
+
+
+def bidirectional(**arguments):
+    return keras.Sequential([keras.Input((5, 4)), kl.Bidirectional(kl.GRU(3), name="x")])
+
+
+def dense(**arguments):
+    return keras.Sequential([keras.Input((4,)), kl.Dense(3, name="x", **arguments)])
+
+
+MHA, GRU = nn.MultiheadAttention(4, 2, batch_first=True), nn.GRU(4, 3, batch_first=True, bidirectional=True)
+BY_HAND = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+NOTES = {
+    "penalty": (dense(kernel_regularizer="l2"), nn.Linear(4, 3), "weight_decay=0.02"),
+    "activity": (dense(activity_regularizer="l1"), nn.Linear(4, 3), "add it to the loss"),
+    "frozen norm": (
+        *(sequential((4,), kl.BatchNormalization(trainable=False, name="x")),),
+        *(nn.BatchNorm1d(4, 1e-3, 0.01).requires_grad_(False).eval(), "port.eval()  # after each port.train()"),
+    ),
+    "constraint": (dense(bias_constraint="non_neg"), nn.Linear(4, 3), "to the weight after each step"),
+    "lambda": (dense(activation=lambda x: x * 2), nn.Linear(4, 3), "see that `forward` does it"),
+    "causal mask": (attended(kl.MultiHeadAttention(2, 2, name="x"), use_causal_mask=True), MHA, "attn_mask="),
+    "attention by hand": (attended(kl.MultiHeadAttention(2, 2, name="x")), BY_HAND, "by hand"),
+    "scale": (scored(), nn.Sequential(), "scale=1.0"),
+    "last state": (bidirectional(), GRU, "not out[:, -1]"),
+    "join": (joined(), nn.Sequential(), "torch.cat(tensors, 1)"),
+    "permute": (permuted(), nn.Sequential(), "after the change of layout"),
+    "unknown size": (
+        keras.Sequential([keras.Input((None, 2)), kl.Conv1D(3, 3, strides=2, padding="same", name="x")]),
+        *(nn.Conv1d(2, 3, 3, 2, 1), "the size of the inputs is not known"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "port", "line"), NOTES.values(), ids=NOTES)
+@pytest.mark.filterwarnings("ignore:.*lambda.*:UserWarning", "ignore:.*not a serializable.*:UserWarning")
+def test_what_no_module_shows_is_noted(model, port, line):
+    """A note names the layer and what to do; there is no difference."""
+    found = kinit.compare(model, port)
+    assert found.ok
+    assert any(note.layer == "x" and line in note.mend for note in found.notes)
+
+
+def test_a_layer_of_another_class_is_noted(register_keras):
+    """Its weights are matched, and its arguments are not Keras' to compare."""
+    register_keras("Mine", weights={"kernel": "glorot_uniform"})
+    layer = {"class_name": "Mine", "module": "mine", "registered_name": "Mine", "config": {"name": "x"}}
+    config = {"class_name": "Sequential", "config": {"layers": [layer]}}
+    found = kinit.compare(config, nn.Linear(3, 2, bias=False))
+    assert [note.what for note in found.notes] == ["of class Mine, not Keras' own"]
+
+
+JUNK = {
+    "a key": ((2, "config", "pool_size"), ["x", "x"], "`keras_config` is not as Keras saves it"),
+    "initializer": ((1, "config", "bias_initializer", "registered_name"), -1, "`keras_config` is not as Keras saves"),
+    "strides": ((1, "config", "strides"), [0, 0], "The config of layer 'conv' is not as Keras saves it"),
+    "config": ((2, "config"), "x", "`keras_config` is not as Keras saves it"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "text"), JUNK.values(), ids=JUNK)
+def test_what_keras_cannot_have_saved_is_told(path, value, text):
+    """A value of another kind is an error that says where it stands."""
+    config = json.loads(CONVNET)
+    *way, last = path
+    place = functools.reduce(lambda part, key: part[key], way, config["config"]["layers"])
+    place[last] = value
+    with pytest.raises(ValueError, match=text) as caught:
+        kinit.compare(config, careful_holder())
+    assert len(str(caught.value)) < 400

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from torch_kinit.inspection import activations, spatial
@@ -16,16 +15,17 @@ from torch_kinit.inspection.fields import Field, agree, attribute_of, base_of, f
 from torch_kinit.inspection.keras_graph import Unit
 from torch_kinit.inspection.port_order import Item
 from torch_kinit.inspection.windows import compare_windows
-from torch_kinit.keras.slots import Holdings, Slot
+from torch_kinit.keras.readers import READERS
 
 Found = list[Difference | Note]
 _WINDOWS = ("Conv", "DepthwiseConv", "ConvTranspose", "MaxPooling", "AveragePooling")
-_PENALTIES = ("regularizer", "constraint")
 
 
 def check_layer(unit: Unit, items: Sequence[Item], *, certain: bool) -> Found:
     """The differences of a layer with weights and the modules that hold them."""
     parts = _parts(unit)
+    if unit.class_name not in READERS:
+        return [Note(unit.name, f"of class {unit.class_name}, not Keras' own", "compare its arguments by hand")]
     if len(parts) != len(items):
         return [Note(unit.name, f"{unit.class_name} made of {len(items)} modules", "compare its arguments by hand")]
     found: Found = []
@@ -85,7 +85,7 @@ def check_windows(unit: Unit, item: Item, *, certain: bool) -> Found:
     if finding is None:
         return []
     if finding.unseen:
-        return [Note(unit.name, f"padding {finding.keras}", f"{finding.mend}, or in `forward`")]
+        return [Note(unit.name, f"padding {finding.keras}", finding.mend)]
     kind = "conv_transpose" if base.endswith("Transpose") else "max_pool" if "Pool" in base else "padding"
     return [Difference(unit.name, item.path, "padding", finding.keras, finding.port, MEASURED[kind], finding.mend)]
 
@@ -232,85 +232,3 @@ def check_moved(event: Event, item: Item, after: Item) -> Difference:
     mend = f"move {item.code} to right after {after.code}"
     where = f"{event} right after {after.path}"
     return Difference(event.unit.name, item.path, f"order of {event.kind}", where, "elsewhere", weight, mend)
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def check_training(unit: Unit, items: Sequence[Item], slots: Sequence[Slot], held: Holdings) -> list[Difference]:
-    """What is trained on both sides, and a norm that is frozen."""
-    found = []
-    tensors = {name: held.targets[name].tensor for slot in slots for name in slot.names}
-    trained = {name: t.requires_grad for name, t in tensors.items() if isinstance(t, nn.Parameter)}
-    wanted = unit.get("trainable", True) is not False and not any(
-        c.get("trainable") is False for c in unit.wrappers.values()
-    )
-    if others := [name for name, own in trained.items() if own != wanted]:
-        mend = f"{items[0].code}.requires_grad_({wanted})"
-        port = f"requires_grad={not wanted} of {others[0]}"
-        found.append(_trained(unit, items[0], "trainable", f"trainable={wanted}", port, "trained", mend))
-    if not wanted and base_of(unit.class_name) == "BatchNormalization" and items[0].module.training:
-        mend = f"{items[0].code}.eval()  # after each port.train()"
-        keras, port = "trainable=False: moving statistics, not the batch's", "training=True"
-        found.append(_trained(unit, items[0], "trainable", keras, port, "frozen_norm", mend))
-    return found + _check_second_bias(unit, items, slots, held)
-
-
-def _trained(unit: Unit, item: Item, what: str, keras: str, port: str, weight: str, mend: str) -> Difference:
-    return Difference(unit.name, item.path, what, keras, port, MEASURED[weight], mend)
-
-
-def _check_second_bias(unit: Unit, items: Sequence[Item], slots: Sequence[Slot], held: Holdings) -> list[Difference]:
-    found = []
-    for name in dict.fromkeys(slot.added for slot in slots if slot.added):
-        tensor = held.targets[name].tensor
-        zero = tensor.device.type == "meta" or not bool(torch.count_nonzero(tensor.detach()))
-        if tensor.requires_grad or not zero:
-            path, _, own = name.rpartition(".")
-            code = next(item.code for item in items if item.path == path)
-            keras, port = "one bias", f"{own}: {'trained' if tensor.requires_grad else 'not zero'}"
-            mend = f"nn.init.zeros_({code}.{own}).requires_grad_(False)"
-            found.append(_trained(unit, items[0], "second bias", keras, port, "second_bias", mend))
-    return found
-
-
-def notes_of(unit: Unit) -> list[Note]:
-    """What a layer's config tells that no module can hold: penalties, constraints, states, masks of a call."""
-    found = []
-    for config in (unit.config, *unit.wrappers.values()):
-        for key, value in config.items():
-            if value and key.endswith(_PENALTIES) and not key.startswith("backward"):
-                found.append(Note(unit.name, f"{key} {_written(value)}", _penalty(key, value)))
-    if unit.arguments.get("use_causal_mask"):
-        mask = "nn.Transformer.generate_square_subsequent_mask(length)"
-        found.append(Note(unit.name, "use_causal_mask=True", f"attn_mask={mask} in `forward`"))
-    if "SpectralNormalization" in unit.wrappers:
-        what = "each step of training writes the divided kernel back, and eval mode takes it as it is"
-        found.append(Note(unit.name, what, "torch keeps the kernel undivided, and divides in eval mode as well"))
-    if unit.get("return_sequences") is False and "Bidirectional" in unit.wrappers:
-        mend = "torch.cat([h[-2], h[-1]], 1) of the last states h, not out[:, -1] (loss off by up to 0.04)"
-        found.append(Note(unit.name, "Bidirectional gives the last state of each direction", mend))
-    elif unit.get("return_state"):
-        found.append(Note(unit.name, "return_state=True", "torch returns the states beside the outputs"))
-    if unit.class_name == "Attention" and not unit.get("use_scale"):
-        found.append(Note(unit.name, "scores without a scale", "F.scaled_dot_product_attention(..., scale=1.0)"))
-    if unit.class_name == "Concatenate" and unit.get("axis", -1) == -1 and unit.shape and len(unit.shape) > 3:
-        found.append(Note(unit.name, "joins channels, Keras' last axis", "torch.cat(tensors, 1)"))
-    if unit.class_name == "Permute":
-        found.append(Note(unit.name, f"Permute {unit.get('dims')}", "permute after the change of layout"))
-    return found
-
-
-def _written(value: Any) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    given = ", ".join(f"{k}={plain(v)!r}" for k, v in (value.get("config") or {}).items())
-    return f"{value.get('class_name')}({given})"
-
-
-def _penalty(key: str, value: Any) -> str:
-    if key.endswith("constraint"):
-        return "apply it to the weight after each step"
-    l2 = (value.get("config") or {}).get("l2") if isinstance(value, dict) else None
-    plain = f"; with plain SGD weight_decay={2 * l2:g} is the same" if isinstance(l2, float) else ""
-    return f"add it to the loss (missing: loss off by up to 0.03){plain}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
-from torch_kinit.inspection import checking, optimizers
+from torch_kinit.inspection import checking, optimizers, training
 from torch_kinit.inspection.comparison import Comparison
 from torch_kinit.inspection.differences import MEASURED, MODEL, Difference, Note
 from torch_kinit.inspection.events import attach_padding
@@ -92,6 +93,8 @@ def compare(
         epsilon | loss off by up to 0.28 within 20 steps | port[0].eps = 0.001
     """
     checks.module(port, "port")
+    if not (optimizer is None or isinstance(optimizer, torch.optim.Optimizer)):
+        raise TypeError(f"`optimizer` must be a torch.optim.Optimizer, got {checks.short(optimizer)}.")
     captured = load_config(keras_config, seeds=False)
     held, outputs = holdings(port, Options(convention, depthwise)), None
     if (recorded := recorded_outputs(captured, keras_config, inputs)) is not None:
@@ -101,24 +104,38 @@ def compare(
             laws, doubts = _laws(every, held)
             return Comparison((), (_SUBCLASSED, *doubts), _paths(every), laws, outputs)
     config = _listing(captured)
-    keras = Model(config)
+    with _read_as_saved("`keras_config`"):
+        keras = Model(config)
     found = places(_reordered(keras.layers, order), held, modules)
-    units, order_of_port = units_of(config), Order(port, held)
-    slots = {layer.name: _slots(found, layer) for layer in keras.layers if layer.weights}
-    own = {name: _items(given, order_of_port) for name, given in slots.items()}
-    attach_padding(units, order_of_port)
-    results = [*_of_layers(units, own, slots, held, order_of_port), *_of_order(units, own, order_of_port)]
-    results += [*_of_flatten(config, found, held), *mask_notes(units)]
-    results += [note for unit in units for note in checking.notes_of(unit)]
-    results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order_of_port.items) else []
-    results += _of_compile(config, optimizer, units)
-    laws, doubts = _laws(found, held)
-    results += [
-        *doubts,
-        *(Note(MODEL, "fans of attention", f"{doubt}") for doubt in keras.check_convention(convention)),
-    ]
-    layers = {name: ", ".join(item.path for item in items) for name, items in own.items()}
-    return Comparison(*_sorted(results), layers, laws, outputs)
+    own = {layer.name: _slots(found, layer) for layer in keras.layers if layer.weights}
+    with _read_as_saved("`keras_config`"):
+        results, layers = _of_config(config, own, Order(port, held), held)
+        results += [*_of_flatten(config, found, held), *_of_compile(config, optimizer)]
+        laws, doubts = _laws(found, held)
+    doubts += [Note(MODEL, "fans of attention", str(doubt)) for doubt in keras.check_convention(convention)]
+    return Comparison(*_sorted([*results, *doubts]), layers, laws, outputs)
+
+
+@contextmanager
+def _read_as_saved(what: str) -> Iterator[None]:
+    """Say of what Keras cannot have saved where it stands, instead of how it went wrong."""
+    try:
+        yield
+    except (AttributeError, LookupError, ArithmeticError, TypeError) as error:
+        raise ValueError(f"{what} is not as Keras saves it: {checks.cut(repr(error), 200)}") from error
+
+
+def _of_config(
+    config: Config, slots: dict[str, list[Slot]], order: Order, held: Holdings
+) -> tuple[list[Difference | Note], dict[str, str]]:
+    """What layers and modules tell, and the paths of the modules of each layer with weights."""
+    units = units_of(config)
+    own = {name: _items(given, order) for name, given in slots.items()}
+    attach_padding(units, order)
+    results = [*_of_layers(units, own, slots, held, order), *_of_order(units, own, order), *mask_notes(units)]
+    results += [note for unit in units for note in training.notes_of(unit)]
+    results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order.items) else []
+    return results, {name: ", ".join(item.path for item in items) for name, items in own.items()}
 
 
 def _listing(config: Config) -> Config:
@@ -144,14 +161,15 @@ def _reordered(layers: Sequence[Layer], order: Sequence[str] | None) -> list[Lay
     weighted = {layer.name: layer for layer in layers if layer.weights}
     if order is None:
         return list(weighted.values())
-    if isinstance(order, str) or not all(isinstance(name, str) for name in order):
-        raise TypeError(f"`order` must be a list of the names of Keras layers, got {order!r}.")
+    listed = isinstance(order, Sequence) and not isinstance(order, str)
+    if not listed or not all(isinstance(name, str) for name in order):
+        raise TypeError(f"`order` must be a list of the names of Keras layers, got {checks.short(order)}.")
     if unknown := [name for name in order if name not in weighted]:
         hint = checks.near(unknown[0], weighted)
-        raise ValueError(f"`order` has {unknown[0]!r}, which is no Keras layer with weights.{hint}")
+        raise ValueError(f"`order` has {checks.short(unknown[0])}, which is no Keras layer with weights.{hint}")
     if sorted(order) != sorted(weighted):
         left = [name for name in weighted if name not in order]
-        raise ValueError(f"`order` leaves out {left[0]!r}." if left else "`order` has a layer twice.")
+        raise ValueError(f"`order` leaves out {checks.short(left[0])}." if left else "`order` has a layer twice.")
     return [weighted[name] for name in order]
 
 
@@ -174,8 +192,9 @@ def _of_layers(
     found: list[Difference | Note] = []
     for unit in units:
         if items := own.get(unit.name):
-            found += checking.check_layer(unit, items, certain=order.is_certain(items[0]))
-            found += checking.check_training(unit, items, slots[unit.name], held)
+            with _read_as_saved(f"The config of layer {checks.short(unit.name)}"):
+                found += checking.check_layer(unit, items, certain=order.is_certain(items[0]))
+                found += training.check_training(unit, items, slots[unit.name], held)
     return found
 
 
@@ -207,7 +226,7 @@ def _of_flatten(config: Config, found: Sequence[Place], held: Holdings) -> list[
     return differences
 
 
-def _of_compile(config: Config, optimizer: Any, units: Iterable[Unit]) -> list[Difference | Note]:
+def _of_compile(config: Config, optimizer: torch.optim.Optimizer | None) -> list[Difference | Note]:
     compiled = config.get("compile_config")
     if not compiled:
         if optimizer is not None:
@@ -218,7 +237,7 @@ def _of_compile(config: Config, optimizer: Any, units: Iterable[Unit]) -> list[D
         return []
     penalties = [
         value["config"]["l2"]
-        for unit in units
+        for unit in units_of(config)
         for key, value in unit.config.items()
         if key.endswith("_regularizer") and isinstance(value, dict) and (value.get("config") or {}).get("l2")
     ]

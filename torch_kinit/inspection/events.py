@@ -74,6 +74,12 @@ def kind_of(item: Item) -> str:
     return next((kind for kind, classes in _TORCH_KINDS.items() if isinstance(item.module, classes)), "")
 
 
+def is_unknown(item: Item) -> bool:
+    """Whether a module may do what a Keras layer does: one of somebody's own, or of a class that none is known for."""
+    nothing = isinstance(item.module, (nn.Identity, nn.Unflatten, nn.Sequential))  # without modules in it
+    return not (item.weighted or kind_of(item) or nothing)
+
+
 def events_of(unit: Unit, weighted: Collection[str]) -> list[Event]:
     """What a layer does to data beside what its weights do."""
     kind = "weights" if unit.name in weighted else KIND_OF.get(base_of(unit.class_name), "")
@@ -82,7 +88,8 @@ def events_of(unit: Unit, weighted: Collection[str]) -> list[Event]:
     if activation:
         return [Event(unit, "activation", activation)]
     attached = any(unit in (*other.before, *other.after) for other in (*unit.consumers, *unit.inputs))
-    silent = kind in ("", "weights", "activation") or attached
+    nothing = kind == "dropout" and not unit.get("rate", unit.get("stddev"))
+    silent = nothing or kind in ("", "weights", "activation") or attached
     return [] if silent else [Event(unit, kind)]
 
 

@@ -51,6 +51,16 @@ def _false_or_none(value: Any, unit: Unit, module: Any) -> Any:
     return module.align_corners if module.align_corners is None else False
 
 
+def _of_last_axis(value: Any, unit: Unit, module: Any) -> Any:
+    """An equation, if what it sums over are the last axes of the inputs and what it makes are those of the outputs."""
+    inputs, _, rest = str(value).replace(" ", "").partition(",")
+    kernel, _, outputs = rest.partition("->")
+    summed = "".join(letter for letter in kernel if letter not in outputs)
+    made = "".join(letter for letter in kernel if letter in outputs)
+    whole = inputs.endswith(summed) and outputs == inputs.removesuffix(summed) + made and kernel == summed + made
+    return value if whole else "of the last axis"
+
+
 def _groups(value: Any, unit: Unit, module: Any) -> Any:
     channels = getattr(module, "num_channels", None) or module.num_features
     return channels if value == -1 else value
@@ -72,12 +82,14 @@ _POOLING = ("MaxPooling", "AveragePooling")
 _GLOBAL = ("GlobalAveragePooling", "GlobalMaxPooling")
 _GLOBALS: tuple[type[nn.Module], ...] = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _GLOBALS += (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+_MOVE = "x.movedim(axis, -1) before it"
 _HEADS = "make it with num_heads={value}"
 _SAME_DROP = "drop the inputs, alike at all steps, before it"
 _NO_TWIN = "torch's module cannot; write this layer in `forward`"
 _BOTH = (*_CONV, *_TRANSPOSE)
 
 FIELDS: tuple[Field, ...] = (
+    Field(("EinsumDense",), "equation", (nn.Linear,), "", _of_last_axis, "function", mend=_MOVE),
     Field(_CONVS, "kernel_size", _BOTH, "kernel_size", _sizes, "function", mend="make it with kernel_size={value}"),
     Field(_CONVS, "strides", _BOTH, "stride", _sizes, "function", 1),
     Field(_CONVS, "dilation_rate", _BOTH, "dilation", _sizes, "function", 1),

@@ -59,7 +59,9 @@ _NAMES = {"Nadam": "NAdam"}
 _DECAY_IN_SGD = "for p in port.parameters(): p.mul_(1 - lr * {0}), under torch.no_grad() before each step"
 
 
-def compare_optimizer(compiled: Config, optimizer: Any, penalties: Iterable[float]) -> list[Difference | Note]:
+def compare_optimizer(
+    compiled: Config, optimizer: torch.optim.Optimizer | None, penalties: Iterable[float]
+) -> list[Difference | Note]:
     """The differences of an optimizer from that of a compiled model, and what is to be done in the training loop.
 
     `penalties` are the factors of L2 regularizers, which torch's SGD may have as a weight decay.
@@ -83,8 +85,6 @@ def compare_optimizer(compiled: Config, optimizer: Any, penalties: Iterable[floa
     line = f"torch.optim.{cls}(port.parameters(), {', '.join(f'{k}={v!r}' for k, v in values.items())})"
     if optimizer is None:
         return [Note(_LAYER, f"optimizer {name}", line), *notes]
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"`optimizer` must be a torch.optim.Optimizer, got {optimizer!r}.")
     own = type(optimizer).__name__
     decoupled = own == "Adam" and optimizer.defaults.get("decoupled_weight_decay")
     if own != cls and not (cls == "Adam" and own == "AdamW") and not (cls == "AdamW" and decoupled):
@@ -107,7 +107,7 @@ def compare_optimizer(compiled: Config, optimizer: Any, penalties: Iterable[floa
     return [*found, *notes]
 
 
-def _epsilons(optimizer: Any, config: Config) -> list[float]:
+def _epsilons(optimizer: torch.optim.Optimizer, config: Config) -> list[float]:
     """What Adam's eps may be: Keras adds it before the correction, so torch's is another at each step."""
     steps = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
     done, beta, epsilon = max(steps, default=0), config.get("beta_2", 0.999), config.get("epsilon", 1e-7)

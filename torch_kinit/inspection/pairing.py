@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch_kinit.inspection.differences import Difference, Note
-from torch_kinit.inspection.events import Event, align, events_of, following, kind_of, twin_of
+from torch_kinit.inspection.events import Event, align, events_of, following, is_unknown, kind_of, twin_of
 from torch_kinit.inspection.keras_graph import Unit
 from torch_kinit.inspection.port_order import Item, Order
 
@@ -45,7 +45,8 @@ def pair(
     for unit, item in starts:
         events, all_events = following(unit, weighted)
         items, all_items = order.after(item)
-        items = [other for other in items if other not in used]
+        all_items = all_items and not any(is_unknown(other) for other in items)
+        items = [other for other in items if other not in used and kind_of(other)]
         mapped.update({(event.unit.name, event.kind): event for event in events})
         for event, other in align(events, items):
             if event and other:

@@ -45,7 +45,8 @@ def compare_windows(unit: Unit, item: Item, *, certain: bool) -> Finding | None:
     if None in verdicts:
         mend = "the size of the inputs is not known: give the config of a built model"
         return Finding(keras, port, mend, unseen=True)
-    return Finding(keras, port, _mend(unit, item, axes, extra), unseen)
+    mend = _mend(unit, item, axes, extra)
+    return Finding(keras, port, f"{mend}, or in `forward`" if unseen else mend, unseen)
 
 
 def _sizes_of(pad: Item) -> str:
@@ -133,7 +134,8 @@ def _transposed(unit: Unit, item: Item, axes: Sequence[Axis], certain: bool) -> 
     port = f"padding={module.padding!r}, output_padding={module.output_padding!r}"
     unseen = not certain and not item.after and not any(module.padding)
     keras = f"{unit.get('padding', 'valid')!r}: {tuple(w.number for w in wanted)} of inputs {tuple(sizes)}"
-    return Finding(keras, port, _mend_transposed(item, known, wanted), unseen)
+    mend = _mend_transposed(item, known, wanted)
+    return Finding(keras, port, f"{mend}, or in `forward`" if unseen else mend, unseen)
 
 
 def _mend_transposed(item: Item, axes: Sequence[Axis], wanted: Sequence[Windows]) -> str:

@@ -70,6 +70,8 @@ class _Search:
         """Why a call is off: it itself, or what stands between it and the last one that the port has."""
         call, beside = self._beside.calls[i], self._beside
         size = math.inf if row.difference is None else row.difference
+        if not call.layer and all(any(beside.is_near(x, ref) for x in event.outputs) for ref in call.outputs):
+            return Finding(i, "", "", size, "the outputs are in another order", "return them as Keras' model does")
         if not call.layer:
             return self._between(event.outputs, call.outputs, None) or self._unexplained(i, row, size)
         if differing := self._other_weights(call):

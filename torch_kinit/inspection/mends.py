@@ -146,11 +146,11 @@ def _windows(at: Situation) -> Iterator[Trial]:
         value = module(value)
     other = []
     if tuple(first.stride) != steps:
-        other.append(f"stride {tuple(first.stride)} for {steps}")
+        other.append(f"stride {tuple(first.stride)} where Keras has {steps}")
     if tuple(first.dilation) != wide:
-        other.append(f"dilation {tuple(first.dilation)} for {wide}")
-    what = " and ".join(other) or f"its windows are shifted: {ours}"
-    yield Trial(as_float(value.detach()), f"{what}; Keras {place} at strides {steps}", mend)
+        other.append(f"dilation {tuple(first.dilation)} where Keras has {wide}")
+    shifted = f"its windows are shifted: {ours}; Keras {place} at strides {steps}"
+    yield Trial(as_float(value.detach()), " and ".join(other) or shifted, mend)
 
 
 def _convolved(
@@ -165,7 +165,7 @@ def _convolved(
     function = (F.conv1d, F.conv2d, F.conv3d)[len(spans) - 1]
     weight, bias = module.weight, module.bias
     value = function(F.pad(x.to(weight), for_pad(own)), weight, bias, steps, 0, wide, module.groups)
-    kind = f"nn.Conv{len(spans)}d(..., stride={steps}"
+    kind = f"nn.Conv{len(spans)}d(..., stride={steps}{f', dilation={wide}' if max(wide) > 1 else ''}"
     if all(a == b for a, b in own):
         mend = f"{kind}, padding={tuple(a for a, _ in own)})"
     else:

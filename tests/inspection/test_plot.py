@@ -98,6 +98,9 @@ def test_a_plan_is_drawn_beside_its_model():
     assert bottom > 2 > 0 > top
     assert "std" in ax.get_xlabel()
     assert words(ax) == ["law", "the model now"]
+    again = pyplot.subplots()[1]
+    assert kinit.plan(model, rules).plot(ax=again) is again
+    assert list(lines(again)["law"].get_xdata()) == list(law.get_xdata())
 
 
 def test_a_plan_without_values_shows_its_laws():

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch_kinit.initializers import names
 from torch_kinit.initializers.axes import shape_of
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.model.plan import Plan
+from torch_kinit.model.plan import INSPECTIONS, Plan
 from torch_kinit.model.plan_table import observe
 from torch_kinit.model.steps import Step
 from torch_kinit.model.targets import holder_of
@@ -141,6 +141,9 @@ def plan(plan: Plan, *, ax: Any = None) -> Any:
     _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
     return ax
+
+
+INSPECTIONS["plot"] = plan
 
 
 def _std_now(step: Step, plan: Plan) -> float | None:

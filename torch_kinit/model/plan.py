@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,9 @@ from torch_kinit.streams.generator import AnyGenerator
 from torch_kinit.torch_internals import WRAPPERS
 
 _WITH_DATA_PARALLEL = WRAPPERS | {"module"}
+
+# What methods of a plan call in the room above this one, which enters it here when torch_kinit is imported.
+INSPECTIONS: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class Plan:
             options = Options(data["convention"], data["depthwise"])
             return cls(tuple(map(Step.from_dict, data["steps"])), options.convention, options.depthwise)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"This is not a plan that `to_dict` wrote: {error!r}.") from None
+            raise ValueError(f"This is not a plan that `to_dict` wrote: {checks.cut(repr(error), 300)}.") from None
 
     def apply(
         self,
@@ -197,6 +200,10 @@ class Plan:
         checks.module(model)
         Execution(self, model, source_of(generator, seed, prefix)).run(progress)
         return self
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the std of each parameter's law beside that of its values now; see `torch_kinit.plot.plan`."""
+        return INSPECTIONS["plot"](self, ax=ax)
 
 
 def _bare(name: str, wrappers: frozenset[str]) -> str:

@@ -46,9 +46,11 @@ def first_off(beside: Layerwise) -> tuple[list[OutputRow], Finding | None]:
     search, found = _Search(beside), None
     rows: list[OutputRow] = []
     for i, row, event in beside.rows():
-        if found is None and event is not None:
+        if found is None and event is not None and row.state == OFF:
             with as_found(beside.port):  # copies of modules are run, and their hooks with them
-                found = search.explained(i, row, event) if row.state == OFF else search.slight(i, event)
+                found = search.explained(i, row, event)
+        elif found is None and event is not None:
+            found = search.slight(i, event)
         elif row.state == OFF:
             row = dataclasses.replace(row, state=AFTER)
         rows.append(row)

@@ -433,6 +433,41 @@ def test_several_inputs(kerases, inputs):
     assert {row.layer for row in found.rows if row.state == "not seen"} >= {"mean"}
 
 
+class Scale(kl.Layer):
+    """A layer of the program's own, whose initializer nobody keeps."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=shape[-1:], initializer="random_normal", name="gamma")
+
+    def call(self, x):
+        return x * self.gamma
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def test_a_layer_of_the_programs_own(register):
+    """Its outputs are compared though nothing is known of its arguments, which the notes say."""
+    register(Scaled, lambda module: [kinit.Variable("gamma", "weight")])
+    model = keras.Sequential([keras.Input((4,)), kl.Dense(3, activation="tanh", name="dense"), Scale(name="scale")])
+    config = kinit.keras_config(model, inputs=np.ones((2, 4), "float32"))
+    right, wrong = (nn.Sequential(nn.Linear(4, 3), layer, Scaled()) for layer in (nn.Tanh(), nn.Sigmoid()))
+    for port in (right, wrong):
+        kinit.from_keras(port, model.get_weights())
+    assert kinit.compare(config, right).ok
+    found = kinit.compare(config, wrong)
+    assert (found.outputs.first_off, found.outputs.module) == ("dense", "1")
+    assert "'scale' is of class Scale" in found.notes[0].what
+    with pytest.raises(ValueError, match="initializer None"):
+        kinit.replay_keras(right, keras_config=config, backend="torch")
+
+
 WRONG = {
     "not recorded": (lambda c: c.pop("outputs"), CUBES, "`inputs` compares outputs, and this `keras_config` has none"),
     "other numbers": (lambda c: None, CUBES + 1, "number 0 has shape .* and differs by"),

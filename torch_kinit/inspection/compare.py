@@ -97,9 +97,9 @@ def compare(
     if (recorded := recorded_outputs(captured, keras_config, inputs)) is not None:
         every = places(_reordered(Model(captured).layers, order), held, modules)
         outputs = compare_outputs(recorded, port, inputs, every, held)
-        if not is_model(captured):
+        if unread := _unread(captured):
             laws, doubts = _laws(every, held)
-            return Comparison((), (_SUBCLASSED, *doubts), _paths(every), laws, outputs)
+            return Comparison((), (unread, *doubts), _paths(every), laws, outputs)
     config = _listing(captured)
     keras = Model(config)
     found = places(_reordered(keras.layers, order), held, modules)
@@ -119,6 +119,17 @@ def compare(
     ]
     layers = {name: ", ".join(item.path for item in items) for name, items in own.items()}
     return Comparison(*_sorted(results), layers, laws, outputs)
+
+
+def _unread(captured: Config) -> Note | None:
+    """Why the arguments of layers cannot be compared, where outputs can be."""
+    if not is_model(captured):
+        return _SUBCLASSED
+    try:
+        Model(_listing(captured))
+    except ValueError as error:  # a class of the program's own
+        return Note("-", f"the arguments of layers: {error}", "what the outputs tell")
+    return None
 
 
 def _listing(config: Config) -> Config:

@@ -152,6 +152,8 @@ def _windows(call: Call, x: Tensor) -> Iterator[Value]:
             if average:
                 yield pooled(x, config, average=True, pads=both, count_pad=True), f"{cause}, and counts them", right
     if average:
+        cause = "Keras' torch backend repeats the edge where it pads, its other backends leave the padding out"
+        yield pooled(x, config, average=True, pads=pads), cause, "record on JAX or TensorFlow"
         cause = "the padding counts in the mean; Keras leaves it out"
         yield pooled(x, config, average=True, pads=pads, count_pad=True), cause, f"{name}(..., count_include_pad=False)"
     cause = f"the port takes the {'largest value' if average else 'mean'} of each window"

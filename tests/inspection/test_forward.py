@@ -211,10 +211,48 @@ class Cubes(nn.Module):
         return self.head(F.relu(self.conv(x)).mean((2, 3)))
 
 
+def branches():
+    """Two inputs and two outputs, with arithmetic between layers."""
+    image, meta = keras.Input((8, 8, 3)), keras.Input((5,))
+    x = kl.Conv2D(4, 3, strides=2, activation="relu", name="first")(image)
+    x = kl.Conv2D(4, 2, dilation_rate=2, padding="same", name="wide")(x)
+    x = kl.BatchNormalization(name="norm")(kl.Activation("relu", name="relu")(x))
+    x = kl.GlobalMaxPooling2D(name="most")(kl.AveragePooling2D(2, padding="same", name="mean")(x))
+    y = kl.Dense(4, name="upper")(kl.Dense(4, activation="softplus", name="lower")(meta))
+    z = kl.Multiply(name="product")([x, y]) + y * 0.5
+    return keras.Model([image, meta], [kl.Dense(3, activation="softmax", name="a")(z), kl.Dense(1, name="b")(z)])
+
+
+class Branches(nn.Module):
+    """Its port; `wrong` is one mistake."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        self.wrong = wrong
+        self.first = nn.Conv2d(3, 4, 3, stride=1 if wrong == "stride" else 2)
+        self.wide = nn.Conv2d(4, 4, 2, dilation=1 if wrong == "dilation" else 2)
+        self.norm = nn.BatchNorm2d(4, eps=1e-3)
+        self.lower, self.upper, self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, image, meta):
+        wrong, x = self.wrong, F.relu(self.first(image))
+        x = self.wide(F.pad(x, (0, 1, 0, 1) if wrong == "dilation" else (1, 1, 1, 1)))
+        x = F.relu(self.norm(x)) if wrong == "norm first" else self.norm(F.relu(x))
+        x, ones = (F.avg_pool2d(F.pad(t, (0, 1, 0, 1)), 2) for t in (x, torch.ones_like(x)))
+        x = x if wrong == "counted" else x / ones
+        x, y = x.mean((2, 3)) if wrong == "mean" else x.amax((2, 3)), F.softplus(self.lower(meta))
+        y = F.linear(y, self.upper.weight, self.upper.bias) if wrong == "by function" else self.upper(y)
+        z = x + y if wrong == "sum" else x * y
+        z = z if wrong == "half" else z + 0.5 * y
+        a, b = F.softmax(self.a(z), 0 if wrong == "axis" else -1), self.b(z)
+        return (b, a) if wrong == "swapped" else (a, b)
+
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 8, 8, 3)).astype("float32")
 STEPS = RNG.normal(size=(3, 5, 6)).astype("float32")
 SERIES = RNG.normal(size=(3, 10, 6)).astype("float32")
+PAIR = [IMAGES, RNG.normal(size=(3, 5)).astype("float32")]
 CUBES = RNG.normal(size=(2, 3, 3, 3)).astype("float32")
 TOKENS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 3, 2, 0, 0], [5, 4, 1, 0, 0, 0]], "int32")
 
@@ -223,7 +261,14 @@ TOKENS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 3, 2, 0, 0], [5, 4, 1, 0, 0, 0]], 
 def kerases():
     """The models with weights that are no defaults, and their configs with recorded outputs, through JSON."""
     found = {}
-    for make, batch in ((images, IMAGES), (texts, TOKENS), (programs, STEPS), (cubes, CUBES), (stacks, SERIES)):
+    for make, batch in (
+        (images, IMAGES),
+        (texts, TOKENS),
+        (programs, STEPS),
+        (cubes, CUBES),
+        (stacks, SERIES),
+        (branches, PAIR),
+    ):
         keras.utils.set_random_seed(0)
         with keras.device("cpu"):
             model = make()
@@ -256,12 +301,12 @@ FAULTS = {
     "epsilon of LayerNorm": (Texts, "layer eps", "norm", "Keras' epsilon 0.001", "nn.LayerNorm(..., eps=0.001)"),
     "mask of attention": (Texts, "mask of attention", "attention", "the mask is ignored", "key_padding_mask"),
     "mask of the mean": (Texts, "mask of the mean", "mean", "the mask is ignored", "mask.sum(1"),
-    "order of a merge": (Texts, "order", "joined", "the other order", "Concatenate"),
+    "order of a merge": (Texts, "order", "joined", "the other order", "torch.cat"),
     "backward half": (Texts, "backward half", "last", "the backward half's last state is at the first", "h[-2]"),
     "scores not scaled": (Programs, "unscaled", "heads", "not scaled by 1 / sqrt(key_dim)", "math.sqrt"),
     "scores scaled": (Programs, "scaled", "dot", "scaled by 1 / sqrt(d); Keras' Attention does not", "scale=1.0"),
     "another activation": (Programs, "second call", "block", "relu where Keras has tanh", "torch.tanh(x)"),
-    "arithmetic": (Programs, "no residual", "embed + heads", "goes on with input 1 of this layer alone", "Add"),
+    "arithmetic": (Programs, "no residual", "embed + heads", "goes on with input 1 of this layer alone", "x + y"),
     "not causal": (Stacks, "causal", "inner/causal", "windows are shifted", "F.pad(x, (4, 0))"),
     "shifted separable": (
         Stacks,
@@ -273,6 +318,15 @@ FAULTS = {
     "activation in time": (Stacks, "selu", "timed", "selu where Keras has elu", "F.elu(x)"),
     "state of a lower layer": (Stacks, "lower state", "second", "goes on with h[0]", "out[:, -1]"),
     "mean of steps": (Stacks, "mean", "second", "goes on with out.mean(1)", "out[:, -1]"),
+    "stride": (Branches, "stride", "first", "stride (1, 1) where Keras has (2, 2)", "stride=(2, 2)"),
+    "dilation": (Branches, "dilation", "wide", "dilation (1, 1) where Keras has (2, 2)", "dilation=(2, 2)"),
+    "norm before relu": (Branches, "norm first", "relu", "activation is missing: Keras has relu", "F.relu(x)"),
+    "padding counted": (Branches, "counted", "mean", "the padding counts in the mean", "count_include_pad=False"),
+    "mean for largest": (Branches, "mean", "most", "the port takes the mean", "x.amax"),
+    "sum for product": (Branches, "sum", "product", "the port has Add where Keras has Multiply", "x * y"),
+    "half left out": (Branches, "half", "product + 0.5 * upper", "goes on with the first alone", "x + 0.5 * y"),
+    "axis of softmax": (Branches, "axis", "a", "softmax is over axis 0", "dim=-1"),
+    "outputs swapped": (Branches, "swapped", "", "the outputs are in another order", "return"),
     "sigmoid missing": (Texts, "no sigmoid", "head", "activation is missing: Keras has sigmoid", "torch.sigmoid(x)"),
 }
 
@@ -320,7 +374,7 @@ def test_the_order_of_channels_is_a_cause(kerases):
     assert "channels of the inputs are last" in found.cause
 
 
-@pytest.mark.parametrize("kind", [Images, Texts, Programs, Cubes, Stacks])
+@pytest.mark.parametrize("kind", [Images, Texts, Programs, Cubes, Stacks, Branches])
 def test_careful_ports_are_equal(kerases, kind):
     """A port without mistakes is Keras' twin in both modes, each layer with weights seen."""
     found = report(kerases, kind)
@@ -363,6 +417,55 @@ def test_the_report_as_text_and_as_data(kerases):
     assert "Cause: weights differ: bias (head.bias)." in found._repr_html_()
     assert json.loads(json.dumps(found.to_dict()))["outputs"]["rows"][2]["state"] == "off"
     assert repr(found.outputs) == "<OutputReport of 4 calls, off from 'head' on>"
+
+
+INPUTS = {
+    "a tuple": tuple(map(torch.from_numpy, PAIR)),
+    "keywords": {"meta": torch.from_numpy(PAIR[1]), "image": torch.from_numpy(IMAGES).movedim(-1, 1)},
+}
+
+
+@pytest.mark.parametrize("inputs", INPUTS.values(), ids=INPUTS)
+def test_several_inputs(kerases, inputs):
+    """They are given in Keras' order, or by the names of arguments; a weight that a function uses is no fault."""
+    found = report(kerases, Branches, "by function", inputs)
+    assert found.ok
+    assert {row.layer for row in found.rows if row.state == "not seen"} >= {"mean"}
+
+
+class Scale(kl.Layer):
+    """A layer of the program's own, whose initializer nobody keeps."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=shape[-1:], initializer="random_normal", name="gamma")
+
+    def call(self, x):
+        return x * self.gamma
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def test_a_layer_of_the_programs_own(register):
+    """Its outputs are compared though nothing is known of its arguments, which the notes say."""
+    register(Scaled, lambda module: [kinit.Variable("gamma", "weight")])
+    model = keras.Sequential([keras.Input((4,)), kl.Dense(3, activation="tanh", name="dense"), Scale(name="scale")])
+    config = kinit.keras_config(model, inputs=np.ones((2, 4), "float32"))
+    right, wrong = (nn.Sequential(nn.Linear(4, 3), layer, Scaled()) for layer in (nn.Tanh(), nn.Sigmoid()))
+    for port in (right, wrong):
+        kinit.from_keras(port, model.get_weights())
+    assert kinit.compare(config, right).ok
+    found = kinit.compare(config, wrong)
+    assert (found.outputs.first_off, found.outputs.module) == ("dense", "1")
+    assert "'scale' is of class Scale" in found.notes[0].what
+    with pytest.raises(ValueError, match="initializer None"):
+        kinit.replay_keras(right, keras_config=config, backend="torch")
 
 
 WRONG = {

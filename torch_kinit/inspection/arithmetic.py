@@ -14,6 +14,7 @@ from torch_kinit.inspection.agreement import as_float
 from torch_kinit.keras.recorded import Call
 
 _LATEST = 16  # arrays before a layer of which its input may be made
+_FEWEST = 4  # values of which a number of times is no coincidence
 _EQUAL = 1e-6  # of the largest value
 
 
@@ -56,13 +57,18 @@ def _ways(wanted: Tensor, latest: Sequence[int], arrays: Sequence[Tensor]) -> It
             for step in (0, -1):
                 if _is(x[:, step], target):
                     yield (k,), "GetItem", {"step": step}, f"{{}}[:, {step}]"
-        if x.shape == target.shape and (scale := _ratio(x, target)) is not None:
+        if x.shape == target.shape and target.numel() >= _FEWEST and (scale := _ratio(x, target)) is not None:
             yield (k,), "Rescaling", {"scale": scale, "offset": 0.0}, f"{{}} * {scale:.4g}"
     for a, b in itertools.combinations(floats, 2):
         for kind, written in (("Add", "{} + {}"), ("Multiply", "{} * {}")):
             pair = floats[b], floats[a]  # in Keras' order
             if _fits(pair, target) and _is(pair[0] + pair[1] if kind == "Add" else pair[0] * pair[1], target):
                 yield (b, a), kind, {}, written
+    for a, b in itertools.permutations(floats, 2) if target.numel() >= _FEWEST else ():
+        if _fits((floats[a], floats[b]), target):
+            scale = _ratio(floats[b].expand_as(target), target - floats[a])
+            if scale is not None and not math.isclose(scale, 1, rel_tol=_EQUAL):
+                yield (a, b), "AddScaled", {"scale": scale}, f"{{}} + {scale:.4g} * {{}}"
 
 
 def _fits(pair: tuple[Tensor, Tensor], target: Tensor) -> bool:

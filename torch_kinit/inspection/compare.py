@@ -100,9 +100,9 @@ def compare(
     if (recorded := recorded_outputs(captured, keras_config, inputs)) is not None:
         every = places(_reordered(Model(captured).layers, order), held, modules)
         outputs = compare_outputs(recorded, port, inputs, every, held)
-        if not is_model(captured):
+        if unread := _unread(captured):
             laws, doubts = _laws(every, held)
-            return Comparison((), (_SUBCLASSED, *doubts), _paths(every), laws, outputs)
+            return Comparison((), (unread, *doubts), _paths(every), laws, outputs)
     config = _listing(captured)
     with _read_as_saved("`keras_config`"):
         keras = Model(config)
@@ -136,6 +136,17 @@ def _of_config(
     results += [note for unit in units for note in training.notes_of(unit)]
     results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order.items) else []
     return results, {name: ", ".join(item.path for item in items) for name, items in own.items()}
+
+
+def _unread(captured: Config) -> Note | None:
+    """Why the arguments of layers cannot be compared, where outputs can be."""
+    if not is_model(captured):
+        return _SUBCLASSED
+    try:
+        Model(_listing(captured))
+    except ValueError as error:  # a class of the program's own
+        return Note("-", f"the arguments of layers: {error}", "what the outputs tell")
+    return None
 
 
 def _listing(config: Config) -> Config:

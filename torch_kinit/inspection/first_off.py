@@ -46,9 +46,11 @@ def first_off(beside: Layerwise) -> tuple[list[OutputRow], Finding | None]:
     search, found = _Search(beside), None
     rows: list[OutputRow] = []
     for i, row, event in beside.rows():
-        if found is None and event is not None:
+        if found is None and event is not None and row.state == OFF:
             with as_found(beside.port):  # copies of modules are run, and their hooks with them
-                found = search.explained(i, row, event) if row.state == OFF else search.slight(i, event)
+                found = search.explained(i, row, event)
+        elif found is None and event is not None:
+            found = search.slight(i, event)
         elif row.state == OFF:
             row = dataclasses.replace(row, state=AFTER)
         rows.append(row)
@@ -70,6 +72,8 @@ class _Search:
         """Why a call is off: it itself, or what stands between it and the last one that the port has."""
         call, beside = self._beside.calls[i], self._beside
         size = math.inf if row.difference is None else row.difference
+        if not call.layer and all(any(beside.is_near(x, ref) for x in event.outputs) for ref in call.outputs):
+            return Finding(i, "", "", size, "the outputs are in another order", "return them as Keras' model does")
         if not call.layer:
             return self._between(event.outputs, call.outputs, None) or self._unexplained(i, row, size)
         if differing := self._other_weights(call):

@@ -188,7 +188,7 @@ def _batches(recorded: Recorded, inputs: Any, like: Tensor | None) -> Iterator[B
         ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(own) if inputs is None else several, {})
     )
     if inputs is not None:
-        _refuse_others(own, [*args, *kwargs.values()])
+        _refuse_others(own, [*args, *kwargs.values()], any_order=bool(kwargs))
     yield args, kwargs
     if any(_has_channels(x) for x in (*args, *kwargs.values())):
         yield tuple(map(_channels_first, args)), {key: _channels_first(x) for key, x in kwargs.items()}
@@ -209,8 +209,8 @@ def _channels_first(x: Any) -> Any:
     return x.movedim(-1, 1).contiguous() if _has_channels(x) else x
 
 
-def _refuse_others(recorded: Sequence[Tensor], given: Sequence[Any]) -> None:
-    """Refuse another batch than the recorded one."""
+def _refuse_others(recorded: Sequence[Tensor], given: Sequence[Any], *, any_order: bool) -> None:
+    """Refuse another batch than the recorded one; the names of a port's arguments may come in `any_order`."""
     for i, keras in enumerate(recorded):
         ours = given[i] if i < len(given) else None
         if not isinstance(ours, Tensor):
@@ -219,7 +219,8 @@ def _refuse_others(recorded: Sequence[Tensor], given: Sequence[Any]) -> None:
                 f"recorded with; number {i} is {type(ours).__name__}."
             )
         far = distance(ours, keras)
-        if far is None or not far.within(0.0):
+        among = [distance(x, keras) for x in given if isinstance(x, Tensor)] if any_order else [far]
+        if not any(other is not None and other.within(0.0) for other in among):
             by = "" if far is None else f", and differs by {far.largest:.3g}"
             raise ValueError(
                 "`inputs` must be the batch that Keras' outputs were recorded with, in the port's layout or Keras': "

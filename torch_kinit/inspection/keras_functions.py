@@ -50,6 +50,8 @@ def computed(call: Call, inputs: Sequence[Tensor], masks: Masks) -> Tensor | Non
         return x.reshape(len(x), *config["target_shape"])
     if kind == "GetItem":  # a step of a sequence
         return x[:, config["step"]]
+    if kind == "AddScaled":
+        return inputs[0] + float(config["scale"]) * inputs[1]
     if kind == "Permute":
         return x.permute(0, *config["dims"])
     if kind == "Rescaling" and all(isinstance(config.get(key, 0), (int, float)) for key in ("scale", "offset")):

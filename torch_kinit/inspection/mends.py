@@ -19,6 +19,7 @@ from torch_kinit.keras.recorded import Call
 
 _EPSILONS = ("eps", "epsilon", "variance_epsilon")
 _DEFAULT_EPSILON = 1e-3  # of BatchNormalization, LayerNormalization, GroupNormalization in Keras
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -61,7 +62,7 @@ def trials(at: Situation) -> Iterator[Trial]:
     elif isinstance(module, nn.MultiheadAttention):
         yield from _attention(at)
     else:
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BATCH_NORMS):
             yield from _statistics(at, module)
         yield from _epsilons(at)
 
@@ -106,7 +107,7 @@ def _epsilons(at: Situation) -> Iterator[Trial]:
                 yield Trial(found, cause, f"nn.{kind}(..., {name}={value:g})")
 
 
-def _statistics(at: Situation, module: nn.modules.batchnorm._BatchNorm) -> Iterator[Trial]:
+def _statistics(at: Situation, module: Any) -> Iterator[Trial]:
     """BatchNorm with the statistics that it keeps, or those of the batch."""
     weight, bias, mean, variance = (
         None if t is None else as_float(t)
@@ -142,15 +143,16 @@ def _windows(at: Situation) -> Iterator[Trial]:
     if found is None:
         return
     value, place, mend = found
-    for module in at.modules[1:]:
-        value = module(value)
+    with torch.no_grad():
+        for module in copy.deepcopy(list(at.modules[1:])):
+            value = module(value)
     other = []
     if tuple(first.stride) != steps:
-        other.append(f"stride {tuple(first.stride)} for {steps}")
+        other.append(f"stride {tuple(first.stride)} where Keras has {steps}")
     if tuple(first.dilation) != wide:
-        other.append(f"dilation {tuple(first.dilation)} for {wide}")
-    what = " and ".join(other) or f"its windows are shifted: {ours}"
-    yield Trial(as_float(value.detach()), f"{what}; Keras {place} at strides {steps}", mend)
+        other.append(f"dilation {tuple(first.dilation)} where Keras has {wide}")
+    shifted = f"its windows are shifted: {ours}; Keras {place} at strides {steps}"
+    yield Trial(as_float(value.detach()), " and ".join(other) or shifted, mend)
 
 
 def _convolved(
@@ -165,7 +167,7 @@ def _convolved(
     function = (F.conv1d, F.conv2d, F.conv3d)[len(spans) - 1]
     weight, bias = module.weight, module.bias
     value = function(F.pad(x.to(weight), for_pad(own)), weight, bias, steps, 0, wide, module.groups)
-    kind = f"nn.Conv{len(spans)}d(..., stride={steps}"
+    kind = f"nn.Conv{len(spans)}d(..., stride={steps}{f', dilation={wide}' if max(wide) > 1 else ''}"
     if all(a == b for a, b in own):
         mend = f"{kind}, padding={tuple(a for a, _ in own)})"
     else:

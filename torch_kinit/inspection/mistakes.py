@@ -27,6 +27,9 @@ from torch_kinit.inspection.keras_functions import (
 from torch_kinit.inspection.nonlinearities import TABLE, activation_of
 from torch_kinit.keras.recorded import Call
 
+_MERGED = {"Add": "x + y", "Multiply": "x * y", "Average": "(x + y) / 2", "Subtract": "x - y"}
+_MERGED |= {"Concatenate": "torch.cat([x, y], -1), in Keras' order"}
+
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
@@ -115,6 +118,10 @@ def _of_kind(call: Call, inputs: Sequence[Tensor], masks: Masks) -> Iterator[Val
             if step != config["step"]:
                 yield x[:, step], f"the port takes step {step}, Keras {config['step']}", f"x[:, {config['step']}]"
         yield x.mean(1), f"the port takes the mean of all steps, Keras step {config['step']}", f"x[:, {config['step']}]"
+    elif kind == "AddScaled":
+        code = f"x + {config['scale']:.4g} * y"
+        yield inputs[0] + inputs[1], f"the port adds both as they are, Keras {code}", code
+        yield inputs[0], f"the port goes on with the first alone, Keras with {code}", code
     elif len(inputs) > 1:
         yield from _merged(call, inputs, masks)
 
@@ -145,6 +152,8 @@ def _windows(call: Call, x: Tensor) -> Iterator[Value]:
             if average:
                 yield pooled(x, config, average=True, pads=both, count_pad=True), f"{cause}, and counts them", right
     if average:
+        cause = "Keras' torch backend repeats the edge where it pads, its other backends leave the padding out"
+        yield pooled(x, config, average=True, pads=pads), cause, "record on JAX or TensorFlow"
         cause = "the padding counts in the mean; Keras leaves it out"
         yield pooled(x, config, average=True, pads=pads, count_pad=True), cause, f"{name}(..., count_include_pad=False)"
     cause = f"the port takes the {'largest value' if average else 'mean'} of each window"
@@ -164,7 +173,7 @@ def _over_places(call: Call, x: Tensor, masks: Masks) -> Iterator[Value]:
 
 def _merged(call: Call, inputs: Sequence[Tensor], masks: Masks) -> Iterator[Value]:
     """A merge of the inputs in the other order, or of one alone."""
-    code = f"as Keras' {call.class_name}"
+    code = _MERGED.get(call.class_name, f"as Keras' {call.class_name}")
     if call.class_name in ("Concatenate", "Subtract"):
         yield computed(call, inputs[::-1], masks), "the inputs are in the other order", code
     if call.class_name in ("Add", "Average", "Multiply"):

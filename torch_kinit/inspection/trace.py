@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase, nn.modules.dropout._DropoutNd)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase, *_DROPOUT)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from torch_kinit.layers.flatten import sizes_of
 
 WHOLE = "output"
 BOTH_HALVES = "torch.cat([h[-2], h[-1]], -1)"
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MOST_CROPPED = 4  # places by which a convolution's output may be larger than Keras'
 
 
@@ -23,7 +24,7 @@ def views(event: Event, shape: tuple[int, ...]) -> Mapping[str, Tensor]:
     """The outputs of a module, and parts of them that can have this shape in Keras, by how torch writes them."""
     found = {f"{WHOLE} {k}" if k else WHOLE: as_float(tensor) for k, tensor in enumerate(event.outputs)}
     module = event.module
-    if isinstance(module, nn.modules.conv._ConvNd) and WHOLE in found:
+    if isinstance(module, _CONVS) and WHOLE in found:
         found |= _crops(found[WHOLE], shape)
     if isinstance(module, nn.RNNBase) and event.outputs[0].ndim == 3:
         out = found[WHOLE] if module.batch_first else found[WHOLE].transpose(0, 1)

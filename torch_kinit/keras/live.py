@@ -49,9 +49,9 @@ def keras_config(keras_model: Any, *, inputs: Any = None, file: Any = None) -> d
         has the seed. With `inputs`, under "outputs" the inputs, masks and outputs of each call of a layer, in order,
         with training=False ("eval") and with training=True and all dropout off ("train"); each array once, as its
         shape, dtype and base64, which takes 5.3 bytes a float32 value, in a `file` less than 4. The weights, statistics
-        and seed generators of the model are as before afterwards. With `inputs`, seeds that the model does not keep
-        are None: such a config is for `compare`, not for `replay_keras`. Layers that could not be recorded, such as
-        those in a vectorized map, are listed under "left_out" with the reason.
+        and seed generators of the model are as before afterwards. With `inputs`, initializers and seeds
+        that the model does not keep are None: such a config is for `compare`, not for `replay_keras`. Layers that could
+        not be recorded, such as those in a vectorized map, are listed under "left_out" with the reason.
 
     Raises:
         TypeError: not a layer of Keras.
@@ -79,7 +79,7 @@ def keras_config(keras_model: Any, *, inputs: Any = None, file: Any = None) -> d
         return capture(keras_model)
     if file is not None and not str(file).endswith(".npz"):
         raise ValueError(f"`file` must end in .npz, got {str(file)!r}.")
-    config = capture(keras_model, seeds=False)
+    config = capture(keras_model, seeds=False, initializers=False)
     if not getattr(keras_model, "built", True):
         raise ValueError(NOT_BUILT)
     walk = _Walk(seeds=False)
@@ -90,8 +90,8 @@ def keras_config(keras_model: Any, *, inputs: Any = None, file: Any = None) -> d
     return {**config, "outputs": record(keras_model, names, [layer for layer, _ in walk.visited], inputs, file)}
 
 
-def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
-    """What `keras_config` gives; without `seeds`, also for a model that does not keep them all."""
+def capture(model: Any, *, seeds: bool = True, initializers: bool = True) -> dict[str, Any]:
+    """What `keras_config` gives; without `seeds` or `initializers`, also for a model that does not keep them all."""
     if not (hasattr(model, "weights") and hasattr(model, "_flatten_layers")):
         raise TypeError(
             f"`keras_model` must be a live Keras model, got {type(model).__name__}; a saved one goes to replay_keras "
@@ -104,7 +104,7 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
         raise ValueError(NOT_BUILT)
     entries = {id(variable): entry for variable, entry in _Walk(seeds).entries(model, "")}
     found = [entries.get(id(v), {"path": _path(v), "initializer": None}) for v in variables]
-    if lost := [entry["path"] for entry in found if entry["initializer"] is None]:
+    if initializers and (lost := [entry["path"] for entry in found if entry["initializer"] is None]):
         raise ValueError(
             f"The live model does not keep the initializers, or their seeds, of {checks.listed(lost)}. A layer keeps "
             "one as an attribute named after the weight: self.kernel_initializer = keras.initializers.get(...), given "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch_kinit.streams.generator import AnyGenerator
 from torch_kinit.torch_internals import WRAPPERS
 
 _WITH_DATA_PARALLEL = WRAPPERS | {"module"}
+
+INSPECTIONS: dict[str, Callable[..., Any]] = {}  # what stands above and looks at plans enters itself here
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,20 @@ class Plan:
         checks.module(model)
         Execution(self, model, source_of(generator, seed, prefix)).run(progress)
         return self
+
+    def audit(self, model: nn.Module | None = None, *, alpha: float = 1e-3) -> Any:
+        """Compare the values that a model holds now, by default the plan's own, with the plan: see `kinit.audit`.
+
+        Raises:
+            ValueError: as `apply`.
+
+        Example:
+            >>> from torch import nn
+            >>> import torch_kinit as kinit
+            >>> kinit.apply(nn.Linear(64, 256), seed=0).audit().ok
+            True
+        """
+        return INSPECTIONS["audit"](self, model, alpha=alpha)
 
 
 def _bare(name: str, wrappers: frozenset[str]) -> str:

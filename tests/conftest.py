@@ -10,6 +10,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 import torch
 
+from tests.support import torchvision_ops
+
+torchvision_ops.stand_in()
+
 ASKING = {"backend", "real"}  # of tests.support: who imports one of these asks such a process
 BACKEND = re.compile(r"test_keras_(jax|tensorflow|torch)\.py|[\[-](jax|tensorflow|torch)(?=[\]-])")  # in a test's id
 DEVICES = ["cpu"]

@@ -236,9 +236,8 @@ def test_parametrized_weights(wrap, source, device):
         kinit.apply(model, generator=source(place))
         assert all(map(torch.equal, random_states(device), before))
         found.append(model.weight.detach().cpu())
-    if wrap is not parametrizations.spectral_norm:  # which starts from random vectors
-        assert torch.equal(found[0], found[1])
-        assert isinstance(source(CPU), torch.Generator) or torch.allclose(found[0], found[2], atol=1e-5)
+    assert torch.equal(found[0], found[1])
+    assert isinstance(source(CPU), torch.Generator) or torch.allclose(found[0], found[2], atol=1e-5)
 
 
 def failing(tensor, generator=None):

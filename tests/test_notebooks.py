@@ -128,7 +128,9 @@ def shown(notebook):
 
 def test_there_are_notebooks():
     """The notebooks are where the tests look for them."""
-    assert {"1-the-five-laws", "3-matching-keras", "4-sharded"} <= {path.stem for path in NOTEBOOKS}
+    assert {"1-the-five-laws", "2-rules-and-plans", "3-matching-keras", "4-sharded"} <= {
+        path.stem for path in NOTEBOOKS
+    }
 
 
 @each_notebook

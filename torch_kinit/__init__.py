@@ -32,10 +32,16 @@ from torch_kinit.initializers.scaled import (
     variance_scaling_,
 )
 from torch_kinit.initializers.structured import identity_, orthogonal_, stft_
+from torch_kinit.inspection import plot
 from torch_kinit.inspection.audit import audit
 from torch_kinit.inspection.audit_report import Audit, Finding
-from torch_kinit.inspection.compare import Comparison, compare
+from torch_kinit.inspection.compare import compare
+from torch_kinit.inspection.comparison import Comparison
 from torch_kinit.inspection.differences import Difference
+from torch_kinit.inspection.forward import OutputReport
+from torch_kinit.inspection.layerwise import OutputRow
+from torch_kinit.inspection.probe import probe
+from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
 from torch_kinit.keras.foreign import register_keras_layer
 from torch_kinit.keras.live import keras_config
 from torch_kinit.keras.port import rules_from_keras
@@ -62,17 +68,17 @@ from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
-    "Audit", "Comparison", "Constant", "Difference", "Finding", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal", "Plan",
-    "Step", "TiedParameterError", "TruncatedNormal", "Twin", "UncoveredParameterError", "Uniform", "UnusedRuleError",
-    "Variable", "apply", "audit", "compare", "compiled", "constant_", "fans", "flattened", "from_keras", "get",
-    "glorot_normal_", "glorot_uniform_", "he_normal_", "he_uniform_", "identity_", "keras_config", "law",
-    "lecun_normal_", "lecun_uniform_", "load_rules", "materialize", "ones_", "orthogonal_", "param_init_fn", "plan",
-    "random_normal_", "random_uniform_", "register_keras_layer", "register_layout", "replay_keras", "rules_from_keras",
-    "serialize", "skip", "stft_", "to_keras", "trunc_normal_", "twin", "unit_forget_bias_", "variance_scaling_",
-    "zeros_",
+    "Audit", "Comparison", "Constant", "Difference", "Finding", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal",
+    "OutputReport", "OutputRow", "Plan", "ProbeReport", "ProbeRow", "Step", "TiedParameterError", "TruncatedNormal",
+    "Twin", "UncoveredParameterError", "Uniform", "UnusedRuleError", "Variable", "apply", "audit", "compare",
+    "compiled", "constant_", "fans", "flattened", "from_keras", "get", "glorot_normal_", "glorot_uniform_",
+    "he_normal_", "he_uniform_", "identity_", "keras_config", "law", "lecun_normal_", "lecun_uniform_", "load_rules",
+    "materialize", "ones_", "orthogonal_", "param_init_fn", "plan", "plot", "probe", "random_normal_",
+    "random_uniform_", "register_keras_layer", "register_layout", "replay_keras", "rules_from_keras", "serialize",
+    "skip", "stft_", "to_keras", "trunc_normal_", "twin", "unit_forget_bias_", "variance_scaling_", "zeros_",
 ]  # fmt: skip
 
 # Names live here, whatever file they stand in: tracebacks and pickles say so.

@@ -1,4 +1,4 @@
-"""The command line: a demonstration without a command; `plan`, `apply` and `replay` for any importable model."""
+"""The command line: a demonstration without a command; `plan`, `apply`, `replay`, `compare` for importable models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
-from torch_kinit import Plan, __version__, load_rules, plan, replay_keras, twin
+from torch_kinit import Plan, __version__, compare, load_rules, plan, replay_keras, twin
 from torch_kinit.inspection.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
@@ -46,20 +46,20 @@ class _Parser(argparse.ArgumentParser):
 class _Command(NamedTuple):
     """A command: what it does, giving what to print and the exit code, and the arguments that only it takes."""
 
-    run: Callable[[argparse.Namespace], tuple[str, int]]
+    run: Callable[[argparse.Namespace], tuple[object, int]]
     arguments: Callable[[argparse.ArgumentParser], None]
     summary: str
     more: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, 2 after a wrong argument, told on stderr, or 130 after an interrupt."""
+    """Run the command line; 0, 1 if `compare` finds something, 2 after a wrong argument, or 130 after an interrupt."""
     options = argparse.Namespace()
     try:
         options = _parser().parse_args(arguments)
         if options.own_seed is not None and options.run is not _demonstrate:
             raise _UsageError("--seed stands behind the command.")
-        return _run(options, sys._getframe(1).f_code.co_filename)
+        return _run(options)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,23 +82,31 @@ def script() -> int:
     return main()
 
 
-def _run(options: argparse.Namespace, caller: str) -> int:
+def _run(options: argparse.Namespace) -> int:
     """Carry out a command and print what it gives, with nobody else's words in between."""
     seen = sys.stdout is not None and sys.stdout.isatty()
     options.width = report.terminal_width() or sys.maxsize
     options.color = seen and os.environ.get("TERM") != "dumb"
     with warnings.catch_warnings(record=True) as held, _others_on_stderr():  # an error comes without warnings before it
-        command: Callable[[argparse.Namespace], tuple[str, int]] = options.run
-        text, code = command(options)
+        command: Callable[[argparse.Namespace], tuple[object, int]] = options.run
+        result, code = command(options)
     for warning in held:
-        if warning.filename in (__file__, caller):
+        if warning.filename in (__file__, _caller()):  # of this package, see checks.warn
             _tell(f"warning: {_as_options(str(warning.message), options)}")
         else:
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     with contextlib.suppress(AttributeError):  # of a stream that is no file
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    print(text, flush=True)
+    print(result, flush=True)
     return code
+
+
+def _caller() -> str:
+    """The file outside this package that called it."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "torch_kinit":
+        frame = frame.f_back
+    return frame.f_code.co_filename
 
 
 @contextlib.contextmanager
@@ -157,7 +165,6 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("model", metavar="MODULE:FACTORY", help="what to import and call, as torch.nn:GRU")
         added.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of the factory")
         added.add_argument("--json", action="store_true", help="print JSON")
-        added.add_argument("--no-fold", action="store_true", help="print each of several equal blocks")
         command.arguments(added)
         added.set_defaults(run=command.run)
     return parser
@@ -170,6 +177,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--on-uncovered", choices=("error", "keep"), help="what to do with a parameter without a rule")
     _convention_argument(parser)
+    _fold_argument(parser)
 
 
 def _apply_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +205,19 @@ def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", choices=BUILDS, help="how the Keras program makes its layers")
     parser.add_argument("--made", choices=WAYS, help="how the model of the config was made")
     _convention_argument(parser)
+    _fold_argument(parser)
     _out_argument(parser)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "the Keras model: .json of model.to_json() or kinit.keras_config(model), a .keras or .h5 file"
+    parser.add_argument("--keras-config", metavar="FILE", type=Path, required=True, help=what)
+    parser.add_argument("--modules", metavar="DICT", help="which module is which layer: \"{'dense': 'head.fc'}\"")
+    _convention_argument(parser)
+
+
+def _fold_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-fold", action="store_true", help="print each of several equal blocks")
 
 
 def _convention_argument(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +231,7 @@ def _out_argument(parser: argparse.ArgumentParser) -> None:
 # What each command does.
 
 
-def _demonstrate(options: argparse.Namespace) -> tuple[str, int]:
+def _demonstrate(options: argparse.Namespace) -> tuple[object, int]:
     seed = options.own_seed or 0
     model = PictureAndText()
     made = plan(model)
@@ -224,13 +244,13 @@ def _demonstrate(options: argparse.Namespace) -> tuple[str, int]:
     return f"{text}\n\nA forward pass on two random pictures and sentences gives\n{logits.detach()}", 0
 
 
-def _plan(options: argparse.Namespace) -> tuple[str, int]:
+def _plan(options: argparse.Namespace) -> tuple[object, int]:
     rules = options.rules and load_rules(options.rules)
     made = plan(_build(options), rules, **_given(options, "only", "on_uncovered", "convention"))
     return json.dumps(made.to_dict(), indent=1) if options.json else _text(made, options), 0
 
 
-def _apply(options: argparse.Namespace) -> tuple[str, int]:
+def _apply(options: argparse.Namespace) -> tuple[object, int]:
     _refuse_out(options)
     given = _given(options, "only", "on_uncovered", "convention")
     if options.plan and (options.rules or given):
@@ -245,7 +265,7 @@ def _apply(options: argparse.Namespace) -> tuple[str, int]:
     return _done(made, model, options), 0
 
 
-def _replay(options: argparse.Namespace) -> tuple[str, int]:
+def _replay(options: argparse.Namespace) -> tuple[object, int]:
     _refuse_out(options)
     config = options.keras_config
     if config and not config.exists():
@@ -255,6 +275,16 @@ def _replay(options: argparse.Namespace) -> tuple[str, int]:
     given = _given(options, "backend", "keras_config", "build", "made", "convention")
     made = replay_keras(model, options.seed, order=order, **given)
     return _done(made, model, options), 0
+
+
+def _compare(options: argparse.Namespace) -> tuple[object, int]:
+    config = options.keras_config
+    if not config.exists():
+        raise _UsageError(f"There is no file {config}.")
+    modules = None if options.modules is None else _literal(options.modules, "--modules")
+    found = compare(config, _build(options), modules=modules, **_given(options, "convention"))
+    text = json.dumps(found.to_dict(), indent=1) if options.json else found.to_text(options.width, color=options.color)
+    return text, int(not found.ok)
 
 
 _RULES_HELP = """\
@@ -282,6 +312,12 @@ COMMANDS = {
         _replay_arguments,
         "give the weights that Keras starts from, and print them",
         f"{_SET_HELP}\n\n{_REPLAY_HELP}",
+    ),
+    "compare": _Command(
+        _compare,
+        _compare_arguments,
+        "print what makes a port train otherwise than its Keras model; the exit code is 1 if there is something",
+        _SET_HELP,
     ),
 }
 

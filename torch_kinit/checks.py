@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import operator
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -30,11 +31,13 @@ class _Short(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         kind = type(x).__name__
-        if isinstance(x, torch.Tensor) or (hasattr(x, "__array__") and hasattr(x, "shape")):
-            return f"<{kind} of shape {reprlib.repr(tuple(x.shape))}>"
         if isinstance(x, nn.Module):
             return f"{kind}(...)"
         try:
+            if isinstance(x, torch.Tensor) or (hasattr(x, "__array__") and not isinstance(x, type)):
+                return f"<{kind} of shape {reprlib.repr(tuple(x.shape))}>"
+            if isinstance(x, dict):
+                return self.repr_dict(x, level)
             return super().repr1(x, level)
         except Exception:  # an int of too many digits, a user's own class
             return f"<{kind}>"
@@ -69,6 +72,13 @@ def listed(names: Iterable[str], most: int = 6) -> str:
     every = list(names)
     shown = ", ".join(cut(name, 100) for name in every[:most])
     return f"{shown} and {len(every) - most} more" if len(every) > most else shown
+
+
+def bounded(lines: Sequence[str], room: int = 1000) -> list[str]:
+    """The first of some lines, as many as have room in a message, and how many more there are."""
+    ends = itertools.accumulate(len(line) + 1 for line in lines)
+    fit = max(1, sum(end <= room for end in ends))
+    return [*lines[:fit], *([f"  ... and {len(lines) - fit} more"] if len(lines) > fit else [])]
 
 
 def near(name: str, accepted: Iterable[str]) -> str:

@@ -71,6 +71,12 @@ def put(tensor: Tensor, whole: Tensor) -> Tensor:
     return tensor
 
 
+def gathered(tensor: Any) -> Tensor:
+    """All of a DTensor, which its processes send each other; any other tensor itself."""
+    whole: Tensor = tensor.full_tensor() if is_distributed(tensor) else tensor
+    return whole
+
+
 def permuted(tensor: Tensor, axes: Sequence[int]) -> Tensor:
     """A view of `tensor` with its axes in another order: torch 2.6's own, of a DTensor, forgets FSDP2's strides."""
     if not is_distributed(tensor):

@@ -21,6 +21,8 @@ PRIVATE_NAMES = {
     "torch.nn.Module._apply": "FSDP2 notes new storage at the next forward",
     "torch.utils.swap_tensors": "materialize puts new tensors in the place of the old ones",
     "torch.Tensor._base": "whether a layout gives views is not checked",
+    "torch.Tensor._version": "whether an initializer has filled a tensor is told by the values alone",
+    "torch.nn.utils.parametrizations._SpectralNorm": "its vectors are buffers of which no layout speaks",
 }
 
 
@@ -62,6 +64,21 @@ def split_factor(placement: Any) -> int | None:
 def is_base_of(tensor: Tensor, view: Tensor) -> bool:
     """Whether `view` is a view of `tensor`, or the tensor itself."""
     return view is tensor or getattr(view, "_base", tensor) is tensor
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How many operations have written to a tensor in place; None where torch does not count them."""
+    with contextlib.suppress(RuntimeError):  # of inference tensors
+        return getattr(tensor, "_version", None)
+    return None
+
+
+def spectral_vectors(module: nn.Module) -> dict[str, Tensor]:
+    """The estimates u and v of singular vectors that torch's spectral_norm keeps; none of any other module."""
+    kind = _find("torch.nn.utils.parametrizations._SpectralNorm")
+    kept = buffers_of(module) if kind is not None and isinstance(module, kind) else {}
+    u, v = kept.get("_u"), kept.get("_v")  # a vector is divided by its length, without them
+    return {} if u is None or v is None else {"u": u, "v": v}
 
 
 def swap(tensor: Tensor, new: Tensor) -> bool:

@@ -129,6 +129,21 @@ def test_a_state_dict_is_saved(run, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["weights.pt", "weights.safetensors"]
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_equal_seeds_give_equal_files(run, tmp_path, suffix):
+    """Two runs write the same bytes, and through a link into the file that it leads to."""
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"link{suffix}"
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "file"
+    second.symlink_to(target)
+    for path in (first, second):
+        assert run("apply", *LINEAR, "--seed", 1, "--out", path)[0] == 0
+    assert second.is_symlink()
+    assert target.read_bytes() == first.read_bytes()
+    assert run("apply", *LINEAR, "--seed", 2, "--out", second)[0] == 0
+    assert target.read_bytes() != first.read_bytes()
+
+
 @pytest.mark.usefixtures("_mine")
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_tied_tensors_are_saved_under_each_name(run, suffix):
@@ -145,8 +160,8 @@ def test_a_file_that_cannot_be_written(error, run, tmp_path, monkeypatch):
     path = tmp_path / "weights.pt"
     path.write_text("old", encoding="utf-8")
 
-    def save(state, partial):
-        partial.write_text("half", encoding="utf-8")
+    def save(state, file):
+        file.write(b"half")
         raise error
 
     monkeypatch.setattr(torch, "save", save)
@@ -156,6 +171,18 @@ def test_a_file_that_cannot_be_written(error, run, tmp_path, monkeypatch):
     assert ("No space left on device" if isinstance(error, OSError) else "out of luck") in err
     assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["weights.pt"]
+
+
+@pytest.mark.parametrize("option", ["--rules", "--plan"])
+def test_a_file_that_may_not_be_read(option, run, tmp_path, monkeypatch):
+    """A file without permission is a message with its name."""
+    path = tmp_path / "rules.json"
+
+    def read(self, **how):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert run("apply", *LINEAR, option, path) == (2, "", f"torch_kinit: Cannot open {path}: Permission denied.\n")
 
 
 def test_a_file_needs_safetensors(run, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`python -m torch_kinit replay`: the weights Keras starts from, on the command line."""
 
 import json
+import sys
 import warnings
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 from torch import nn
 
 import torch_kinit as kinit
+from torch_kinit.__main__ import main
 
 # The seeds drawn are compared with those of Keras itself.
 GRU = ("torch.nn:GRU", "--set", "input_size=3", "--set", "hidden_size=4")
@@ -104,15 +106,27 @@ def test_order(arguments, order, run, tmp_path, monkeypatch):
     assert kinit.Plan.from_dict(json.loads(out)) == done
 
 
-def test_guesses_are_told_in_the_words_of_the_command_line(run, tmp_path):
+def as_script(*arguments):
+    """Call the command line as the file does that an installer writes for `kinit`."""
+    sys.argv = ["/bin/kinit", *map(str, arguments)]
+    file = compile("from torch_kinit.__main__ import script\ncode = script()", "/bin/kinit", "exec")
+    found = {"__name__": "__main__"}
+    exec(file, found)
+    return found["code"]
+
+
+@pytest.mark.parametrize("call", [lambda *a: main([str(x) for x in a]), as_script], ids=["main", "script"])
+def test_guesses_are_told_in_the_words_of_the_command_line(call, capsys, tmp_path, monkeypatch):
     """What replay_keras warns of is a line that names options, and no place in somebody's code."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     path = tmp_path / "model.json"
     given = keras.Sequential([keras.Input((5, 3)), keras.layers.GRU(4, kernel_initializer="he_normal")])
     path.write_text(given.to_json(), encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        code, _, err = run("replay", *GRU, "--seed", 1, "--backend", "torch", "--keras-config", path)
-    assert code == 0
+        assert call("replay", *GRU, "--seed", 1, "--backend", "torch", "--keras-config", path) == 0
+    err = capsys.readouterr().err
     assert err.startswith("torch_kinit: warning: The config does not tell all")
     assert "--order, --build and --made settle it by hand" in err
     assert err.count("\n") == 1

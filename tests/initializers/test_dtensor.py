@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torch_kinit as kinit
 from tests.support.fake_run import chunk, distributed, on_ranks
 from tests.support.sharded_run import RULES, Net
+from torch_kinit.initializers.others import sinusoids_, time_step_bias_
 
 if not torch.distributed.is_available():
     pytest.skip("torch without torch.distributed", allow_module_level=True)
@@ -52,6 +53,8 @@ FILLS = {
         partial(kinit.unit_forget_bias_, others=kinit.random_normal_, generator=KEY),
         [(12,), (36,)],
     ),
+    "sinusoids": (sinusoids_, [(13, 6), (1, 8)]),
+    "time_step_bias": (partial(time_step_bias_, generator=KEY), [*WEIGHTS, (9,), ()]),
     "zeros": (kinit.zeros_, [*WEIGHTS, (9,), ()]),
     "ones": (kinit.ones_, [*WEIGHTS, (9,), ()]),
 }

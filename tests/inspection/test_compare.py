@@ -51,7 +51,7 @@ PLANTED = {
         ("norm_3", "epsilon", "norm_epsilon"),
         ("up", "activation", "gelu"),
         ("drop", "dropout", "dropout"),
-        ("-", "Dropout", "dropout"),
+        ("(no layer)", "Dropout", "dropout"),
     },
     "unet": {
         ("norm", "momentum", "momentum"),
@@ -186,3 +186,5 @@ def test_a_report_says_the_same_in_each_form(configs):
     assert html.count("<tr>") == len(found.differences) + len(found.notes) + 2
     assert all(note.what in str(found) for note in found.notes)
     assert str(found).splitlines()[1].split()[:3] == ["layer", "module", "what"]
+    narrow = found.to_text(60).splitlines()
+    assert all(f"{f'{i}.':<3} {d.mend}" in narrow for i, d in enumerate(found.differences, 1))  # whole, to be pasted

@@ -13,7 +13,6 @@ from keras import layers as kl
 from torch import nn
 
 import torch_kinit as kinit
-from torch_kinit.inspection.forward import forward_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_keras_on_cpu")]
 
@@ -171,6 +170,38 @@ def cubes():
     return keras.Sequential([keras.Input((3, 3, 3)), *layers, kl.Dense(2, name="head")])
 
 
+def stacks():
+    """Models in a model, layers in time, and two recurrent layers that one module holds."""
+    conv = kl.Conv1D(6, 3, padding="causal", dilation_rate=2, activation="relu", name="causal")
+    separable = kl.SeparableConv1D(4, 3, strides=2, padding="same", name="separable")
+    inner = keras.Sequential([keras.Input((10, 6)), conv, separable], name="inner")
+    inputs = keras.Input((10, 6))
+    x = kl.TimeDistributed(kl.Dense(5, activation="elu"), name="timed")(inner(inputs))
+    x = kl.LSTM(4, name="second")(kl.LSTM(4, return_sequences=True, name="first")(x))
+    return keras.Model(inputs, kl.Dense(1, name="head")(x))
+
+
+class Stacks(nn.Module):
+    """Its port; `wrong` is one mistake."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        self.wrong = wrong
+        self.causal = nn.Conv1d(6, 6, 3, dilation=2)
+        self.depthwise = nn.Conv1d(6, 6, 3, stride=2, groups=6, bias=False, padding=int(wrong == "separable"))
+        self.pointwise = nn.Conv1d(6, 4, 1)
+        self.timed, self.recurrent = nn.Linear(4, 5), nn.LSTM(5, 4, num_layers=2, batch_first=True)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x):
+        wrong, x = self.wrong, x.transpose(1, 2)
+        x = F.relu(self.causal(F.pad(x, (2, 2) if wrong == "causal" else (4, 0))))
+        x = self.depthwise(x if wrong == "separable" else F.pad(x, (0, 1)))
+        x = self.timed(self.pointwise(x).transpose(1, 2))
+        out, (h, _) = self.recurrent(F.selu(x) if wrong == "selu" else F.elu(x))
+        return self.head(h[0] if wrong == "lower state" else out.mean(1) if wrong == "mean" else h[-1])
+
+
 class Cubes(nn.Module):
     def __init__(self, wrong=""):
         super().__init__()
@@ -183,6 +214,7 @@ class Cubes(nn.Module):
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 8, 8, 3)).astype("float32")
 STEPS = RNG.normal(size=(3, 5, 6)).astype("float32")
+SERIES = RNG.normal(size=(3, 10, 6)).astype("float32")
 CUBES = RNG.normal(size=(2, 3, 3, 3)).astype("float32")
 TOKENS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 3, 2, 0, 0], [5, 4, 1, 0, 0, 0]], "int32")
 
@@ -191,7 +223,7 @@ TOKENS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 3, 2, 0, 0], [5, 4, 1, 0, 0, 0]], 
 def kerases():
     """The models with weights that are no defaults, and their configs with recorded outputs, through JSON."""
     found = {}
-    for make, batch in ((images, IMAGES), (texts, TOKENS), (programs, STEPS), (cubes, CUBES)):
+    for make, batch in ((images, IMAGES), (texts, TOKENS), (programs, STEPS), (cubes, CUBES), (stacks, SERIES)):
         keras.utils.set_random_seed(0)
         with keras.device("cpu"):
             model = make()
@@ -205,7 +237,7 @@ def report(kerases, kind, wrong="", inputs=None):
     model, config = kerases[name]
     port = kind(wrong)
     kinit.from_keras(port, model.get_weights())
-    return forward_report(json.loads(config), port, inputs)
+    return kinit.compare(json.loads(config), port, inputs=inputs).outputs
 
 
 FAULTS = {
@@ -230,6 +262,17 @@ FAULTS = {
     "scores scaled": (Programs, "scaled", "dot", "scaled by 1 / sqrt(d); Keras' Attention does not", "scale=1.0"),
     "another activation": (Programs, "second call", "block", "relu where Keras has tanh", "torch.tanh(x)"),
     "arithmetic": (Programs, "no residual", "embed + heads", "goes on with input 1 of this layer alone", "Add"),
+    "not causal": (Stacks, "causal", "inner/causal", "windows are shifted", "F.pad(x, (4, 0))"),
+    "shifted separable": (
+        Stacks,
+        "separable",
+        "inner/separable",
+        "padding=(1,); Keras pads [(0, 1)]",
+        "F.pad(x, (0, 1)",
+    ),
+    "activation in time": (Stacks, "selu", "timed", "selu where Keras has elu", "F.elu(x)"),
+    "state of a lower layer": (Stacks, "lower state", "second", "goes on with h[0]", "out[:, -1]"),
+    "mean of steps": (Stacks, "mean", "second", "goes on with out.mean(1)", "out[:, -1]"),
     "sigmoid missing": (Texts, "no sigmoid", "head", "activation is missing: Keras has sigmoid", "torch.sigmoid(x)"),
 }
 
@@ -259,7 +302,7 @@ def test_weights_are_looked_at_first(kerases):
     kinit.from_keras(port, model.get_weights())
     with torch.no_grad():
         port.value.bias += 0.1
-    found = forward_report(json.loads(config), port, None)
+    found = kinit.compare(json.loads(config), port).outputs
     assert (found.first_off, found.cause) == ("heads", "weights differ: value/bias (value.bias)")
     assert "from_keras" in found.mend
 
@@ -277,7 +320,7 @@ def test_the_order_of_channels_is_a_cause(kerases):
     assert "channels of the inputs are last" in found.cause
 
 
-@pytest.mark.parametrize("kind", [Images, Texts, Programs, Cubes])
+@pytest.mark.parametrize("kind", [Images, Texts, Programs, Cubes, Stacks])
 def test_careful_ports_are_equal(kerases, kind):
     """A port without mistakes is Keras' twin in both modes, each layer with weights seen."""
     found = report(kerases, kind)
@@ -289,3 +332,82 @@ def test_careful_ports_are_equal(kerases, kind):
         "equal before its activation",
         "not seen",
     }
+
+
+def test_the_port_is_left_as_it_was(kerases):
+    """Modes, statistics, hooks and torch's generator are as before, whatever the port does in forward."""
+    model, config = kerases["images"]
+    port = Images("statistics").train()
+    port.head.eval()
+    kinit.from_keras(port, model.get_weights())
+    modes, state = [m.training for m in port.modules()], {k: v.clone() for k, v in port.state_dict().items()}
+    generator = torch.get_rng_state()
+    port.norm.register_forward_hook(lambda *_: torch.rand(1) and None)
+    kinit.compare(json.loads(config), port)
+    assert [m.training for m in port.modules()] == modes
+    assert all(torch.equal(v, state[k]) for k, v in port.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in port.modules()] == [0, 0, 1, 0, 0, 0, 0]
+
+
+def test_the_report_as_text_and_as_data(kerases):
+    """The text says the layer, the cause and the mend before the rows, and the data is JSON's."""
+    model, config = kerases["cubes"]
+    port = Cubes()
+    kinit.from_keras(port, model.get_weights())
+    assert "Outputs: equal in 8 calls of layers." in str(kinit.compare(json.loads(config), port))
+    port.head.bias.data += 1
+    found = kinit.compare(json.loads(config), port)
+    assert not found.ok
+    assert "Outputs: off from 'head' (in the port head) on, in eval mode, by up to 1." in str(found)
+    assert "Cause: weights differ: bias (head.bias)." in found._repr_html_()
+    assert json.loads(json.dumps(found.to_dict()))["outputs"]["rows"][2]["state"] == "off"
+    assert repr(found.outputs) == "<OutputReport of 4 calls, off from 'head' on>"
+
+
+WRONG = {
+    "not recorded": (lambda c: c.pop("outputs"), CUBES, "`inputs` compares outputs, and this `keras_config` has none"),
+    "other numbers": (lambda c: None, CUBES + 1, "number 0 has shape .* and differs by"),
+    "other shape": (lambda c: None, CUBES[:1], r"number 0 has shape \(1, 3, 3, 3\), the recorded one \(2, 3, 3, 3\)\."),
+}
+
+
+@pytest.mark.parametrize(("change", "inputs", "message"), WRONG.values(), ids=WRONG)
+def test_other_inputs_are_refused(kerases, change, inputs, message):
+    """The batch must be the recorded one."""
+    config = json.loads(kerases["cubes"][1])
+    change(config)
+    with pytest.raises(ValueError, match=message):
+        kinit.compare(config, Cubes(), inputs=torch.from_numpy(inputs))
+
+
+@pytest.mark.parametrize("to", [torch.float16, torch.bfloat16, "meta"], ids=str)
+def test_ports_without_precise_outputs_are_refused(kerases, to):
+    """Half precision would be off everywhere, and a model on the meta device gives no numbers."""
+    with pytest.raises(ValueError, match=r"port\.float\(\)|on the meta device and has no outputs"):
+        kinit.compare(json.loads(kerases["cubes"][1]), Cubes().to(to))
+
+
+@pytest.mark.parametrize(("wrong", "layer"), [("", None), ("frozen", "norm"), ("unscaled", "heads")])
+def test_ports_in_double_precision(kerases, wrong, layer):
+    """A port in float64 is compared as one in float32 is."""
+    model, config = kerases["programs"]
+    port = Programs(wrong).double()
+    kinit.from_keras(port, model.get_weights())
+    assert kinit.compare(json.loads(config), port).outputs.first_off == layer
+
+
+def test_inputs_that_are_no_tensors_are_refused(kerases):
+    """Anything but tensors is an error that says what the port takes."""
+    with pytest.raises(TypeError, match=r"`inputs` must hold 1 tensors, .* number 0 is str"):
+        kinit.compare(json.loads(kerases["cubes"][1]), Cubes(), inputs="cubes")
+
+
+def test_an_error_of_the_port_is_its_own(kerases):
+    """What the port raises on the batch comes through, and says what it said with the channels first."""
+    port = Cubes()
+    port.forward = lambda x: port.head(x.flatten(1))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        kinit.compare(json.loads(kerases["cubes"][1]), port)
+    assert "With the channels first: " in caught.value.__notes__[0]
+    assert not any(m._forward_hooks for m in port.modules())

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import torch_kinit as kinit
 from tests.support.models import network, on_meta
@@ -135,13 +135,29 @@ def test_parametrized_weights(map_):
     check_same_state(*map(state, models))
 
 
+class Scaled(nn.Module):
+    """A parametrization with a buffer that setting the weight does not set."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("factor", torch.full((4, 1), 2.0))
+
+    def forward(self, x):
+        return self.factor * x
+
+    def right_inverse(self, x):
+        return x / 2
+
+
 def test_parametrizations_that_nobody_completes():
-    """Those that it does not set are an error, after which the weight is what it was."""
-    model = kinit.materialize(parametrizations.spectral_norm(nn.Linear(5, 4)).to("meta"), "cpu")
-    with pytest.raises(ValueError, match=r"parametrizations\.weight\.0\._u \(4,\) of _SpectralNorm"):
+    """A user's own buffers that setting the weight does not set are an error, after which the weight is what it was."""
+    model = nn.Linear(5, 4)
+    parametrize.register_parametrization(model, "weight", Scaled())
+    model = kinit.materialize(model.to("meta"), "cpu")
+    with pytest.raises(ValueError, match=r"parametrizations\.weight\.0\.factor \(4, 1\) of Scaled"):
         kinit.apply(model, seed=2)
     assert bool(model.parametrizations.weight.original.isnan().all())
-    kinit.apply(model, {"*._[uv]": "random_normal"}, seed=2)
+    kinit.apply(model, {"*.factor": 2.0}, seed=2)
     assert bool(model(torch.ones(1, 5)).isfinite().all())
 
 
@@ -225,7 +241,9 @@ def test_apply_refuses_meta_tensors():
     model = on_meta(lambda: nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.BatchNorm1d(2)}))
     plan = kinit.plan(model)
     for call in (plan.apply, lambda: kinit.apply(model, seed=1), lambda: kinit.apply(model, only=["b.running_var"])):
-        with pytest.raises(ValueError, match=r"(?s)On the meta .*  b.running_var \(2,\)\n.*kinit.materialize\(model"):
+        with pytest.raises(
+            ValueError, match=r"(?s)On the meta .*  b.running_var \(2,\) of BatchNorm1d\n.*kinit.materialize\(model"
+        ):
             call()
     kinit.materialize(model["a"], "cpu")
     kinit.apply(model, {"b": kinit.skip}, seed=1)

@@ -122,6 +122,109 @@ def test_a_seed_of_keras_is_none_for_them():
     check_same_state(state(model), before)
 
 
+# --- initializers that do not fill -----------------------------------------------------------------------------------
+
+ELSEWHERE = torch.zeros(2, 12)
+NOT_FILLING = {
+    "a new tensor": (lambda w: torch.full_like(w, 0.5), r"returned a new tensor.*write `lambda w: w\.copy_\(\.\.\.\)`"),
+    "another one, filled": (lambda w: ELSEWHERE.normal_(), r"returned a new tensor.*`lambda w: w\.copy_\(\.\.\.\)`"),
+    "another shape": (lambda w: torch.ones(3), r"returned a tensor of shape \(3,\), not \(2, 12\),"),
+    "None": (lambda w: None, r"returned None and left the tensor.*kinit\.skip leaves a tensor alone"),
+    "a copy, filled": (lambda w: [w.clone().zero_()].clear(), "returned None and left the tensor"),
+    "a number": (lambda w: 0.5, "returned 0.5 and left the tensor.*write the number itself as the rule"),
+    "itself": (lambda w: w, "returned the tensor that it was given, as it was"),
+    "text": (lambda w: "he_normal", "returned a str and left the tensor"),
+}
+SOURCES = {"seed": {"seed": 1}, "generator": {"generator": torch.Generator()}, "none": {}}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize(("fill", "sentence"), NOT_FILLING.values(), ids=NOT_FILLING)
+def test_those_that_do_not_fill_are_refused(fill, sentence, source):
+    """What leaves the tensor as it was is an error that names it and the way out, and changes nothing."""
+    for model in (network(), kinit.materialize(network().to("meta"), "cpu")):
+        before = {name: t.nan_to_num(9) for name, t in state(model).items()}
+        with pytest.raises(ValueError, match=rf"(?s)^head\.weight \(rule 'head'\): .*{sentence}"):
+            kinit.apply(model, {"head": fill}, **source)
+        check_same_state({name: t.nan_to_num(9) for name, t in state(model).items()}, before)
+
+
+def test_those_that_do_not_fill_a_parametrized_weight_or_a_buffer():
+    """The same holds of a parametrized weight, in another memory format, and of a buffer."""
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
+    counts = nn.BatchNorm1d(3)
+    for model, name in ((conv, "weight"), (symmetric(Twice()), "weight"), (counts, "running_var")):
+        for source in SOURCES.values():
+            with pytest.raises(ValueError, match=rf"^{name} .*returned a new tensor"):
+                kinit.apply(model, {name: torch.ones_like}, **source)
+
+
+def filled_by_data(tensor):
+    tensor.data.copy_(torch.arange(tensor.numel()).view(tensor.shape))
+
+
+def filled_by_numpy(tensor):
+    tensor.detach().numpy()[:] = 3
+
+
+def zeroed_by_data(tensor):
+    tensor.data.zero_()
+
+
+def exchanged(tensor):
+    tensor.data = torch.full_like(tensor, 2.0)
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("fill", [filled_by_data, filled_by_numpy, zeroed_by_data, exchanged, nn.init.zeros_])
+def test_those_that_fill_unseen_are_let_through(fill, source):
+    """Writes that torch does not count are seen by the values, also where the very values were there before."""
+    model, want = network(), torch.empty(2, 12)
+    fill(want)
+    for _ in range(2):
+        kinit.apply(model, {"head": fill}, **source)
+        assert torch.equal(model["head"].weight, want)
+
+
+def test_a_tensor_without_elements_is_filled_by_anything():
+    """Nothing is asked of an initializer of no values."""
+    kinit.apply(nn.ParameterDict({"none": nn.Parameter(torch.empty(0, 3))}), {"none": lambda w: None}, seed=1)
+
+
+def test_telling_takes_no_numbers():
+    """An initializer is called again to see whether it fills: its generator and torch's stay where they were."""
+    own = torch.Generator().manual_seed(3)
+
+    def fill_(tensor, generator):
+        tensor.data.zero_().add_(torch.rand(tensor.shape, generator=generator) > 2).add_(torch.rand(()) > 2)
+
+    model = nn.Linear(3, 3)
+    kinit.apply(model, {"weight": "zeros"})
+    states = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        own.manual_seed(3)
+        kinit.apply(model, {"weight": partial(fill_, generator=own)})  # called twice on zeros, once on ones
+        states.append((torch.get_rng_state(), own.get_state()))
+        kinit.apply(model, {"weight": "ones"})
+    assert all(map(torch.equal, *states))
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_nothing_stays_nan_in_part(source):
+    """An initializer that fills a part of what `materialize` made is an error with the count; nothing has changed."""
+    model = kinit.materialize(nn.Sequential(nn.Linear(4, 3)).to("meta"), "cpu")
+    with pytest.raises(ValueError, match=r"^0\.weight \(rule '0'\): .*left NaN in 8 of 12 values"):
+        kinit.apply(model, {"0": lambda w: w[0].fill_(1)}, **source)
+    assert bool(model[0].weight.isnan().all())
+    gates = {"bias": partial(kinit.unit_forget_bias_, others=lambda w: None)}
+    with pytest.raises(ValueError, match=r"bias_ih_l0 .*left NaN in 12 of 16 values"):
+        kinit.apply(kinit.materialize(nn.LSTM(3, 4).to("meta"), "cpu"), {nn.LSTM: gates}, **source)
+
+
+# --- process groups --------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def _group():
     """A process group of one."""

@@ -1,5 +1,6 @@
 """A plan is printed as text and HTML: it fits, no name or number is cut, and what repeats is told once."""
 
+import dataclasses
 import html.parser
 import itertools
 import re
@@ -131,6 +132,11 @@ FOLDS = {
         None,
         ["0-1.experts.0-3.weight", "0-1.experts.0-3.bias", "0-1.norm.weight", "0-1.norm.bias"],
     ),
+    "a module of that very name": (
+        nn.ModuleDict({**{str(i): nn.Linear(4, 4) for i in range(3)}, "0-2": nn.Linear(4, 4)}),
+        None,
+        ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "0-2.weight", "0-2.bias"],
+    ),
     "parameters by number": (
         nn.ParameterList([torch.zeros(3) for _ in range(6)]),
         {"*": "ones"},
@@ -231,6 +237,70 @@ def test_colour_is_asked_for(monkeypatch):
         assert "\033[36m'head'" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
     assert plan.to_text(color=True) == plain
+
+
+def test_what_values_pass_through_is_told():
+    """A parametrization stands behind the initializer, in tables and lines, and wraps where it is narrow."""
+    plan = kinit.plan(nn.Linear(3, 2), {"weight": "he_normal"})
+    steps = tuple(dataclasses.replace(step, parametrizations=("spectral_norm",)) for step in plan)
+    told = dataclasses.replace(plan, steps=steps)
+    assert "he_normal, then spectral_norm" in str(told)
+    assert "float32: he_normal, then spectral_norm, fans (3, 2)" in str(told["weight"])
+    assert re.search(r"he_normal, then .*\n +spectral_norm\n", told.to_text(60))
+
+
+def test_what_is_usual_is_told_once():
+    """In a narrow table cells that are as usual are left out, and a line below has them; not if there are none."""
+    plan = kinit.plan(network(), {"head": "he_normal"})
+    narrow = plan.to_text(60).splitlines()
+    assert narrow[-2] == "rule where none is shown: Keras default"
+    assert sum("'head'" in line for line in narrow) == 1
+    everything = kinit.plan(network(), {"*": kinit.skip, "head": "he_normal", "head.bias": "ones"})
+    assert "where none is shown" not in everything.to_text(60)
+
+
+def test_headings_tell_each_module_once():
+    """Rows stand under the path and class of their layer, what a layer keeps in a module inside it too."""
+    plan = kinit.plan(nn.ModuleDict({"attend": nn.MultiheadAttention(12, 3), "head": nn.Linear(12, 2)}))
+    assert [line.split("  ")[:2] for line in plan.to_text(50).splitlines()[2:9]] == [
+        ["attend: MultiheadAttention"],
+        ["", "in_proj_weight"],
+        ["", "in_proj_bias"],
+        ["", "out_proj.weight"],
+        ["", "out_proj.bias"],
+        ["head: Linear"],
+        ["", "weight"],
+    ]
+    rows = [["a.b.weight", "1"], ["a.b.bias", "2"], ["a.c.weight", "3"], ["scale", "4"]]
+    assert report.as_text(["name", "value"], rows, 12).splitlines()[2:] == [
+        "a.b", "  weight  1", "  bias    2", "a.c", "  weight  3", "(the model)", "  scale   4",
+    ]  # fmt: skip
+
+
+def test_sentences_wrap_and_calls_lose_their_arguments():
+    """A cell of several words takes more lines; of a call the name stays; a long word loses its middle."""
+    rows = [["dense", "off by 0.25 to 0.9 after 20 steps", "trunc_normal(std=0.02)", "num_batches_tracked", "0.125"]]
+    text = report.as_text(["layer", "effect", "initializer", "role", "std"], rows, 55).splitlines()
+    assert max(map(len, text)) <= 55
+    wrapped = [text[2].split("  ")[1], *(line.strip() for line in text[3:])]
+    assert " ".join(" ".join(wrapped).split()) == "off by 0.25 to 0.9 after 20 steps"
+    assert "trunc_normal(…)" in text[2]
+    assert text[2].endswith("  0.125")
+    assert re.search(r"num_\w*…\w*ed ", text[2])
+
+
+def test_words_wrap_before_any_is_cut():
+    """A column gives way down to its longest word before a word of another is cut."""
+    rows = [["0.weight", "num_batches_tracked", "a rule of many short words"]]
+    text = report.as_text(["name", "role", "rule"], rows, 40)
+    assert "num_batches_tracked" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 40
+
+
+def test_a_table_of_one_column():
+    """It has no headings."""
+    assert report.as_text(["x"], [["one"], ["two"]], 2).splitlines() == ["x", "---", "one", "two"]
 
 
 def test_optional_columns_go_first():

@@ -52,10 +52,10 @@ class Recipe:
         except (TypeError, ValueError):  # some builtins have no signature
             return False
 
-    def __call__(self, tensor: Tensor, **context: Any) -> None:
+    def __call__(self, tensor: Tensor, **context: Any) -> Any:
         """Fill `tensor`; of the context (layout, fans, generator) pass what is accepted and not settled yet."""
         passed = {k: v for k, v in context.items() if v is not None and self.accepts(k)}
-        self.function(tensor, **{**passed, **self.arguments})
+        return self.function(tensor, **{**passed, **self.arguments})
 
     def without_generator(self) -> Recipe:
         """The same, to draw from the source that it is given."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from torch_kinit.initializers import plain, scaled, structured
+from torch_kinit.initializers import others, plain, scaled, structured
 from torch_kinit.streams.laws import Constant, Entries, Law
 
 Initializer = Callable[..., Any]
@@ -77,6 +77,8 @@ ROWS = [
     ),
     Row(structured.identity_, "Identity", ("identity", "IdentityInitializer"), {"gain": "gain"}),
     Row(structured.stft_, "STFT", ("stft", "STFTInitializer"), _STFT),
+    Row(others.sinusoids_, names=("sinusoids",)),
+    Row(others.time_step_bias_, names=("time_step_bias",), law=others.time_step_law),
 ]
 # The arguments of each function, with their defaults.
 PARAMETERS: dict[Initializer, dict[str, Any]] = {

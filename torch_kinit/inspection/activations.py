@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from torch_kinit.inspection.differences import plain
 from torch_kinit.inspection.keras_graph import Unit
 from torch_kinit.keras.draws import snake_case
 
@@ -47,7 +48,7 @@ class Activation(NamedTuple):
     arguments: dict[str, Any]
 
     def __str__(self) -> str:
-        given = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        given = ", ".join(f"{key}={plain(value)!r}" for key, value in self.arguments.items())
         return f"{self.name}({given})" if given else self.name
 
     @property
@@ -58,7 +59,7 @@ class Activation(NamedTuple):
         cls, defaults = TWINS[self.name]
         written = {k: v for k, v in self.arguments.items() if k in defaults and v != _default(cls, k)}
         dim = "dim=-1" if self.name in ("softmax", "log_softmax") else ""
-        return f"nn.{cls.__name__}({dim or ', '.join(f'{key}={value!r}' for key, value in written.items())})"
+        return f"nn.{cls.__name__}({dim or ', '.join(f'{key}={plain(value)!r}' for key, value in written.items())})"
 
 
 def _default(cls: type[nn.Module], name: str) -> Any:

@@ -36,9 +36,10 @@ def audit(
     """Compare the values that a model holds now with what `plan(model, rules, ...)` says of them. Changes nothing.
 
     Random values are tested five times: none may be outside the support of the law in the tensor's dtype, and mean,
-    std, extremes and distribution (Kolmogorov and Smirnov's distance) must be the law's. The bounds hold for any number of values
-    (see Source), and together they let a rightly initialized model fail with a probability of at most `alpha`, whatever
-    the number of its tensors. Values in half precision are compared with the law as the dtype rounds it.
+    std, extremes and distribution (Kolmogorov and Smirnov's distance) must be the law's. The bounds hold for any number
+    of values (see Source), and together they let a rightly initialized model fail with a probability of at most
+    `alpha`, whatever the number of its tensors. Values in half precision are compared with the law as the dtype rounds
+    it.
     Constants, arrays and identities must be equal; orthogonal matrices have the planned singular values, each Keras
     variable for itself. Each of packed kernels is tested for itself too, a tied tensor once, and the row of a
     padding_idx must be zero and does not count. Weights behind weight_norm are tested as they take effect; what passes

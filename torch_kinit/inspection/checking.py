@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torch_kinit.inspection import activations, spatial
-from torch_kinit.inspection.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.differences import MEASURED, NONE, Difference, Note, plain
 from torch_kinit.inspection.events import Event, twin_class
 from torch_kinit.inspection.fields import Field, agree, attribute_of, base_of, fields_of
 from torch_kinit.inspection.keras_graph import Unit
@@ -69,11 +69,11 @@ def _value(unit: Unit, row: Field) -> Any:
 
 
 def _difference(row: Field, unit: Unit, item: Item, value: Any, wanted: Any, got: Any) -> Difference:
+    value, wanted = plain(value), plain(wanted)
     keras = f"{row.key}={value!r}" if row.key else f"as {row.attribute}={wanted!r}"
     port = f"{row.attribute}={got!r}" if row.attribute else f"{type(item.module).__name__} has none"
-    written = round(wanted, 12) if isinstance(wanted, float) else wanted
-    mend = row.mend.format(value=written) if row.mend else f"{item.code}.{row.attribute} = {written!r}"
-    return Difference(unit.name, item.path, row.key or row.attribute, keras, port, MEASURED[row.weight], f"{mend}")
+    mend = row.mend.format(value=wanted) if row.mend else f"{item.code}.{row.attribute} = {wanted!r}"
+    return Difference(unit.name, item.path, row.key or row.attribute, keras, port, MEASURED[row.weight], mend)
 
 
 def check_windows(unit: Unit, item: Item, *, certain: bool) -> Found:
@@ -190,6 +190,17 @@ def check_missing(event: Event, after: Item) -> Found:
     return [Difference(unit.name, after.path, event.kind, str(event), "none", weight, mend)]
 
 
+def check_inside(unit: Unit, item: Item, events: Sequence[Event]) -> Found:
+    """Dropout between two recurrent layers in one module, which has it as an argument."""
+    wanted = next((event.unit.get("rate") for event in events), 0.0)
+    got = getattr(item.module, "dropout", 0.0)
+    if agree(wanted, got):
+        return []
+    name = events[0].unit.name if events else unit.name
+    mend = f"{item.code}.dropout = {wanted!r}"
+    return [Difference(name, item.path, "dropout", f"rate={wanted!r}", f"dropout={got!r}", MEASURED["dropout"], mend)]
+
+
 def check_extra(item: Item, unit: Unit | None) -> Found:
     """A module that no Keras layer stands for."""
     kind = activations.of_module(item.module)
@@ -203,7 +214,7 @@ def check_extra(item: Item, unit: Unit | None) -> Found:
     return [
         Difference(
             *(
-                unit.name if unit else "-",
+                unit.name if unit else NONE,
                 item.path,
                 what,
                 "none",
@@ -293,7 +304,7 @@ def notes_of(unit: Unit) -> list[Note]:
 def _written(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
-    given = ", ".join(f"{k}={v!r}" for k, v in (value.get("config") or {}).items())
+    given = ", ".join(f"{k}={plain(v)!r}" for k, v in (value.get("config") or {}).items())
     return f"{value.get('class_name')}({given})"
 
 

@@ -1,10 +1,8 @@
-"""A Keras model beside its torch port, layer by layer, from the config alone: `compare`."""
+"""A Keras model beside its torch port, layer by layer, by the config and by recorded outputs: `compare`."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +11,10 @@ from torch import nn
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
 from torch_kinit.inspection import checking, optimizers
-from torch_kinit.inspection.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.comparison import Comparison
+from torch_kinit.inspection.differences import MEASURED, MODEL, Difference, Note
 from torch_kinit.inspection.events import attach_padding
+from torch_kinit.inspection.forward import compare_outputs, recorded_outputs
 from torch_kinit.inspection.keras_graph import Unit, units_of
 from torch_kinit.inspection.masks import mask_notes
 from torch_kinit.inspection.pairing import pair
@@ -27,68 +27,20 @@ from torch_kinit.keras.port import rules_of
 from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import Holdings, Slot, holdings
 from torch_kinit.layers.variable import Options
-from torch_kinit.model.report import Table, as_html, as_text
 from torch_kinit.model.rules import KERAS_DEFAULTS
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_UNBIASED = Note("-", "torch's running variance is the unbiased one", "none needed: outputs in eval mode off by 4e-5")
+_UNBIASED = Note(MODEL, "torch's running variance is the unbiased one", "none needed: outputs in eval mode off by 4e-5")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found: the differences, what matters most first, and what `forward` or the loop must do.
-
-    `layers` has the path of the modules of each Keras layer with weights, `laws` the law of each parameter.
-
-    Example:
-        >>> from torch import nn
-        >>> import torch_kinit as kinit
-        >>> dense = {"class_name": "Dense", "config": {"units": 2}}
-        >>> config = {"class_name": "Sequential", "config": {"layers": [dense]}}
-        >>> found = kinit.compare(config, nn.Sequential(nn.Linear(3, 2)))
-        >>> found.ok, found.differences, found.laws["0.weight"]
-        (True, (), 'glorot_uniform')
-    """
-
-    differences: tuple[Difference, ...]
-    notes: tuple[Note, ...]
-    layers: dict[str, str]
-    laws: dict[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no difference."""
-        return not self.differences
-
-    def __str__(self) -> str:
-        said = [f"{len(self.layers)} layers with weights, {len(self.differences)} differences."]
-        said += [as_text(*self._differences())] if self.differences else []
-        lines = [f"  {note.layer}: {note.what}: {note.mend}" for note in self.notes]
-        return "\n".join([*said, *(["Not seen in a config or in modules:", *lines] if lines else [])])
-
-    def __repr__(self) -> str:
-        return f"<Comparison of {len(self.layers)} layers, {len(self.differences)} differences>"
-
-    def _repr_html_(self) -> str:
-        notes = [[note.layer, note.what, note.mend] for note in self.notes]
-        tables = [as_html(*self._differences())] if self.differences else ["<p>No differences.</p>"]
-        return "".join([*tables, *([as_html(["layer", "not seen", "mend"], notes)] if notes else [])])
-
-    def _differences(self) -> Table:
-        rows = [[d.layer, d.module, d.what, d.keras, d.port, str(d.weight), d.mend] for d in self.differences]
-        return ["layer", "module", "what", "Keras", "port", "effect on training", "mend"], rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain data that JSON can hold."""
-        differences = [{**dataclasses.asdict(d), "weight": d.weight.text} for d in self.differences]
-        notes = [dataclasses.asdict(note) for note in self.notes]
-        return {"ok": self.ok, "differences": differences, "notes": notes, "layers": self.layers, "laws": self.laws}
+_SUBCLASSED = Note(MODEL, "the arguments of layers: a subclassed model saves none", "what the outputs tell")
 
 
 def compare(
     keras_config: Any,
     port: nn.Module,
     *,
+    inputs: Any = None,
     modules: Modules | None = None,
     order: Sequence[str] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -100,11 +52,20 @@ def compare(
     Layers with weights are matched as `from_keras` does, and their arguments compared: epsilon, momentum, padding,
     strides, dilation, gates, biases, what is frozen. Pooling, activations, dropout and the like are matched with the
     modules between; in a Sequential their order is known, elsewhere their kind and number are compared. What a port
-    does by functions in `forward` cannot be seen: it is listed in `notes`, not reported as a difference.
+    does by functions in `forward` cannot be seen there: it is listed in `notes`, not reported as a difference.
+
+    What `forward` does is seen in outputs. Where `keras_config(keras_model, inputs=x)` recorded those of each layer,
+    the port is run on the same batch, in eval and in train mode without dropout. Its modules' outputs are compared with
+    the layers', and the first layer that is off is named, with the cause and a mend: the candidate that gives what the
+    port has. An output is Keras' if no value differs by more than 1e-5 of the largest, or five times what the layers
+    before differ by. The port's weights must be Keras', as `from_keras` copies them.
 
     Args:
-        keras_config: a Sequential or functional Keras model, as `rules_from_keras` takes it.
-        port: the torch port; neither changed nor run.
+        keras_config: a Sequential or functional Keras model, as `rules_from_keras` takes it; with recorded outputs a
+            subclassed one, too.
+        port: the torch port; run where outputs are recorded, and left as it is: modes, buffers, torch's generators.
+        inputs: the batch of the recording as the port takes it: a tensor, a tuple of them for several arguments, or a
+            dict of keyword arguments. None for the recorded one, its channels moved first where the port needs it.
         modules: which torch module is which Keras layer, as in `rules_from_keras`.
         order: the names of the Keras layers with weights in the order in which the port registers their modules, if
             that is not the config's.
@@ -113,11 +74,12 @@ def compare(
 
     Returns:
         A `Comparison`: `ok`, `differences` with their effect on training as it was measured, and a line of torch that
-        mends each; `notes`, `layers`, `laws`.
+        mends each; `notes`, `layers`, `laws`, `outputs`.
 
     Raises:
         ValueError, TypeError: as `rules_from_keras`: weights of other shapes than the port's, a layer without a twin, a
-            config that does not list its layers; an optimizer, and a config that has none.
+            config that does not list its layers; an optimizer, and a config that has none; `inputs`, and a config
+            without recorded outputs, or of another batch. What the port itself raises on the batch is left as it is.
 
     Example:
         >>> from torch import nn
@@ -130,8 +92,16 @@ def compare(
         epsilon | loss off by up to 0.28 within 20 steps | port[0].eps = 0.001
     """
     checks.module(port, "port")
-    config = _listing(load_config(keras_config, seeds=False))
-    held, keras = holdings(port, Options(convention, depthwise)), Model(config)
+    captured = load_config(keras_config, seeds=False)
+    held, outputs = holdings(port, Options(convention, depthwise)), None
+    if (recorded := recorded_outputs(captured, keras_config, inputs)) is not None:
+        every = places(_reordered(Model(captured).layers, order), held, modules)
+        outputs = compare_outputs(recorded, port, inputs, every, held)
+        if not is_model(captured):
+            laws, doubts = _laws(every, held)
+            return Comparison((), (_SUBCLASSED, *doubts), _paths(every), laws, outputs)
+    config = _listing(captured)
+    keras = Model(config)
     found = places(_reordered(keras.layers, order), held, modules)
     units, order_of_port = units_of(config), Order(port, held)
     slots = {layer.name: _slots(found, layer) for layer in keras.layers if layer.weights}
@@ -143,9 +113,12 @@ def compare(
     results += [_UNBIASED] if any(isinstance(item.module, _NORMS) for item in order_of_port.items) else []
     results += _of_compile(config, optimizer, units)
     laws, doubts = _laws(found, held)
-    results += [*doubts, *(Note("-", "fans of attention", f"{doubt}") for doubt in keras.check_convention(convention))]
+    results += [
+        *doubts,
+        *(Note(MODEL, "fans of attention", f"{doubt}") for doubt in keras.check_convention(convention)),
+    ]
     layers = {name: ", ".join(item.path for item in items) for name, items in own.items()}
-    return Comparison(*_sorted(results), layers, laws)
+    return Comparison(*_sorted(results), layers, laws, outputs)
 
 
 def _listing(config: Config) -> Config:
@@ -155,7 +128,15 @@ def _listing(config: Config) -> Config:
             "`keras_config` is of a subclassed model, which saves its weights and none of its layers' arguments: there "
             "is nothing to compare. Give the config of a Sequential or functional model."
         )
-    return {key: value for key, value in config.items() if key not in ("weights", "convention")}
+    return {key: value for key, value in config.items() if key not in ("weights", "convention", "outputs")}
+
+
+def _paths(found: Iterable[Place]) -> dict[str, str]:
+    """The modules of each layer."""
+    paths: dict[str, dict[str, None]] = {}
+    for layer, _, slot in found:
+        paths.setdefault(layer.name, {}).update({slot.module: None} if slot else {})
+    return {name: ", ".join(own) for name, own in paths.items()}
 
 
 def _reordered(layers: Sequence[Layer], order: Sequence[str] | None) -> list[Layer]:
@@ -207,6 +188,8 @@ def _of_order(units: Sequence[Unit], own: dict[str, list[Item]], order: Order) -
         found += checking.check_pair(event, item, certain=certain)
     for event, after in pairing.missing:
         found += checking.check_missing(event, after)
+    for inside in pairing.inside:
+        found += checking.check_inside(*inside)
     for item, unit in pairing.extra:
         found += checking.check_extra(item, unit)
     found += [checking.check_moved(*moved) for moved in pairing.moved]
@@ -247,7 +230,7 @@ def _laws(found: Sequence[Place], held: Holdings) -> tuple[dict[str, str], list[
     try:
         rules = rules_of(paired(found), held)
     except ValueError as error:
-        return {}, [Note("-", "initializers", str(error))]
+        return {}, [Note(MODEL, "initializers", str(error))]
     given = set()
     for layer, weight, slot in found:
         if slot:
@@ -256,8 +239,8 @@ def _laws(found: Sequence[Place], held: Holdings) -> tuple[dict[str, str], list[
             if default and recipe(rules[slot.names[0]]) != recipe(default):
                 given.add(f"{layer.name} {weight.source.name}")
     told = "kinit.apply(port, kinit.rules_from_keras(keras_config, port))"
-    notes = [Note("-", f"initializers: {', '.join(sorted(given))}", told)] if given else []
-    return {name: str(rule) for name, rule in rules.items()}, notes
+    notes = [Note(MODEL, f"initializers: {', '.join(sorted(given))}", told)] if given else []
+    return {name: str(recipe(rule)) for name, rule in rules.items()}, notes
 
 
 def _sorted(results: Iterable[Difference | Note]) -> tuple[tuple[Difference, ...], tuple[Note, ...]]:

@@ -16,7 +16,7 @@ from torch_kinit.inspection.keras_functions import computed
 from torch_kinit.inspection.layerwise import AFTER, OFF, Layerwise, OutputRow
 from torch_kinit.inspection.mistakes import Mistake
 from torch_kinit.inspection.nonlinearities import activation_of
-from torch_kinit.inspection.trace import Event
+from torch_kinit.inspection.trace import Event, as_found
 from torch_kinit.inspection.views import unflattened
 from torch_kinit.keras.arrays import sampled
 from torch_kinit.keras.recorded import Call
@@ -47,16 +47,16 @@ def first_off(beside: Layerwise) -> tuple[list[OutputRow], Finding | None]:
     rows: list[OutputRow] = []
     for i, row, event in beside.rows():
         if found is None and event is not None:
-            found = search.explained(i, row, event) if row.state == OFF else search.slight(i, event)
+            with as_found(beside.port):  # copies of modules are run, and their hooks with them
+                found = search.explained(i, row, event) if row.state == OFF else search.slight(i, event)
         elif row.state == OFF:
             row = dataclasses.replace(row, state=AFTER)
         rows.append(row)
     if found is None:
         return rows, None
     rows = [dataclasses.replace(row, state=AFTER) if row.state == OFF else row for row in rows]
-    rows[found.position] = dataclasses.replace(
-        rows[found.position], state=OFF, module=found.module, difference=found.difference
-    )
+    size = found.difference if math.isfinite(found.difference) else None
+    rows[found.position] = dataclasses.replace(rows[found.position], state=OFF, module=found.module, difference=size)
     return rows, found
 
 
@@ -75,8 +75,9 @@ class _Search:
         if differing := self._other_weights(call):
             cause = f"weights differ: {', '.join(differing)}"
             return Finding(i, call.layer, row.module, size, cause, "kinit.from_keras(port, keras_model) first")
-        fed = all(any(beside.is_near(x, ref, event.module) for x in event.inputs) for ref in call.inputs)
-        if not fed and (found := self._between(event.inputs, call.inputs, event.module)):
+        entry, refs = beside.entrance(i, event)
+        fed = all(any(beside.is_near(x, ref, entry.module) for x in entry.inputs) for ref in refs)
+        if not fed and (found := self._between(entry.inputs, refs, entry.module)):
             return found
         at = self._situation(call, event)
         if fed or not self._is_right(at):
@@ -94,8 +95,8 @@ class _Search:
     def slight(self, i: int, event: Event) -> Finding | None:
         """A mistake too small to stand out of the noise of the layers before, but not from what the port itself has."""
         call, beside = self._beside.calls[i], self._beside
-        module = event.module if call.layer else None
-        tensors, refs = (event.inputs, call.inputs) if call.layer else (event.outputs, call.outputs)
+        entry, refs = beside.entrance(i, event) if call.layer else (event, call.outputs)
+        tensors, module = (entry.inputs, entry.module) if call.layer else (event.outputs, None)
         for ref in refs:
             if (right := beside.expected(ref)) is None:
                 continue
@@ -116,9 +117,13 @@ class _Search:
     def _where(self, mistake: Mistake) -> str:
         """The module that gives the wrong values first; "" if it is no module that does."""
         for event in self._beside.events:
-            if any(self._beside.is_noise(distance(out, mistake.own)) for out in event.outputs):
+            wrong = [any(self._gives(x, mistake) for x in tensors) for tensors in (event.outputs, event.inputs)]
+            if wrong == [True, False]:
                 return event.path
         return ""
+
+    def _gives(self, found: Tensor, mistake: Mistake) -> bool:
+        return self._beside.is_noise(distance(found, mistake.own))
 
     # --- mistakes of layers before ---
 

@@ -26,15 +26,32 @@ Batch = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class OutputRow:
-    """One call of a Keras layer beside the port: where its output was found, and how far from Keras' it is."""
+    """One call of a Keras layer beside the port: where its output was found, and how far from Keras' it is.
 
-    mode: str  # "eval" or "train"
-    layer: str  # "" for the model itself
+    `layer` is "" for the model itself, `module` the path of the module whose output it is ("" where it is no module's),
+    `difference` the largest of two values, `scale` the largest value of Keras'. `state` is "equal"; "equal before its
+    activation", where a function in `forward` applies that; "equal, a part of it"; "not seen", where no module gives or
+    takes it; "off", of the first that is; "after the first"; or "draws", where Keras draws random numbers.
+
+    Example:
+        >>> import keras, torch_kinit as kinit
+        >>> from torch import nn
+        >>> keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh", name="head")])
+        >>> config = kinit.keras_config(keras_model, inputs=keras.ops.ones((2, 4)))
+        >>> port = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+        >>> kinit.from_keras(port, keras_model)
+        >>> row = kinit.compare(config, port).outputs.rows[0]
+        >>> row.mode, row.layer, row.module, row.state
+        ('eval', 'head', '0', 'equal before its activation')
+    """
+
+    mode: str
+    layer: str
     class_name: str
-    module: str  # the module whose output it is, "" where it is no module's
+    module: str
     state: str
-    difference: float | None = None  # the largest of two values
-    scale: float | None = None  # the largest value of Keras'
+    difference: float | None = None
+    scale: float | None = None
 
 
 class Layerwise:
@@ -44,12 +61,16 @@ class Layerwise:
         self, recorded: Recorded, port: nn.Module, batch: Batch, found: Iterable[Place], held: Holdings, mode: str
     ) -> None:
         self.calls = with_arithmetic(recorded.calls[mode], recorded.arrays, recorded.inputs)
-        self.arrays, self.mode, self.held = recorded.arrays, mode, held
+        self.arrays, self.mode, self.held, self.port = recorded.arrays, mode, held, port
         self.samples = recorded.samples
         self.places: dict[str, list[Place]] = defaultdict(list)
+        self._first: dict[str, str] = {}  # of the layers whose weights a module holds, such as an LSTM of two
+        self._last: dict[str, str] = {}
         for place in found:
             if place.slot:
                 self.places[place.layer.name].append(place)
+                self._last[place.slot.module] = place.layer.name
+                self._first.setdefault(place.slot.module, place.layer.name)
         self.events = traced(port, *batch, mode)
         self._by_path: dict[str, list[Event]] = defaultdict(list)
         for event in self.events:
@@ -144,7 +165,8 @@ class Layerwise:
 
     def _event(self, call: Call, number: int) -> Event | None:
         """The call of the last module that holds the layer's weights, or of the one around several."""
-        if not (own := self.paths(call)):
+        own = self.paths(call)
+        if not own or self._last[own[-1]] != call.layer:
             return None
         parts = [path.split(".") if path else [] for path in own]
         shared = 0
@@ -155,6 +177,13 @@ class Layerwise:
             if number < len(events) and (path or len(own) == 1):
                 return events[number]
         return None
+
+    def entrance(self, i: int, event: Event) -> tuple[Event, Sequence[int]]:
+        """Where a layer's inputs go in: the call of its first module, and the arrays that this is to be given."""
+        first = self.paths(self.calls[i])[0]
+        events, number = self.calls_of(first), list(self.calls_of(event.path)).index(event)
+        refs = [call.inputs for call in self.calls[: i + 1] if call.layer == self._first[first]]
+        return events[number] if number < len(events) else event, refs[-1] if refs else ()
 
     def _matched(self, i: int, call: Call, event: Event) -> tuple[Distance | None, str]:
         """How far the module's output is from the layer's, after or before its activation."""

@@ -68,6 +68,8 @@ def trials(at: Situation) -> Iterator[Trial]:
 
 def alone(at: Situation) -> Tensor | None:
     """What the module gives from Keras' inputs."""
+    if isinstance(at.module, nn.MultiheadAttention):
+        return _attended(at)
     for x in in_layout_of(at.inputs[0], at.given[0]) if at.inputs and at.given else ():
         return _called(at, at.module, x)
     return None
@@ -105,22 +107,23 @@ def _epsilons(at: Situation) -> Iterator[Trial]:
 
 
 def _statistics(at: Situation, module: nn.modules.batchnorm._BatchNorm) -> Iterator[Trial]:
-    """BatchNorm with the statistics of the batch, or those that it keeps."""
+    """BatchNorm with the statistics that it keeps, or those of the batch."""
+    weight, bias, mean, variance = (
+        None if t is None else as_float(t)
+        for t in (module.weight, module.bias, module.running_mean, module.running_var)
+    )
     for x in in_layout_of(at.inputs[0], at.given[0]):
-        if module.running_mean is not None:
-            found = F.batch_norm(x.to(module.running_mean), module.running_mean, module.running_var, module.weight,
-                                 module.bias, training=False, eps=module.eps)  # fmt: skip
+        if mean is not None:
             cause = "it normalizes with the batch's mean and variance, Keras with the moving ones"
             mend = "model.eval(), track_running_stats=True, and no train() of this module in forward"
             if at.mode == "train":
                 cause = "it is trained, and frozen in Keras (trainable=False), where it uses its moving statistics"
                 mend = "bn.eval() after model.train()"
-            yield Trial(as_float(found.detach()), cause, mend)
+            yield Trial(F.batch_norm(as_float(x), mean, variance, weight, bias, False, eps=module.eps), cause, mend)
         if at.mode == "train":
-            weight, bias = (None if t is None else t.detach().cpu() for t in (module.weight, module.bias))
-            found = F.batch_norm(x, None, None, weight, bias, True, eps=module.eps)
             cause = "it normalizes with its running statistics in training mode, Keras with the batch's"
-            yield Trial(as_float(found.detach()), cause, "no eval() of this module in model.train()")
+            found = F.batch_norm(as_float(x), None, None, weight, bias, True, eps=module.eps)
+            yield Trial(found, cause, "no eval() of this module in model.train()")
 
 
 def _windows(at: Situation) -> Iterator[Trial]:
@@ -251,7 +254,6 @@ def _returns_sequences(call: Call) -> bool:
 
 def _attention(at: Situation) -> Iterator[Trial]:
     """nn.MultiheadAttention with a mask."""
-    module: Any = at.module
     query = at.inputs[0]
     found = {
         "the mask is ignored: Keras leaves out masked keys": ("key_padding_mask=~mask", _padding_mask(at)),
@@ -261,12 +263,18 @@ def _attention(at: Situation) -> Iterator[Trial]:
         return
     for cause, (mend, mask) in found.items():
         if mask is not None:
-            parts = [query, at.inputs[1], at.inputs[-1]] if len(at.inputs) > 1 else [query] * 3
-            changed = copy.deepcopy(module).eval()
-            changed.batch_first = True
-            more = {"key_padding_mask": mask} if "padding" in mend else {"attn_mask": mask}
-            with torch.no_grad():
-                yield Trial(as_float(changed(*parts, **more)[0]), cause, f"attention(query, key, value, {mend})")
+            value = _attended(at, **{"key_padding_mask" if "padding" in mend else "attn_mask": mask})
+            yield Trial(value, cause, f"attention(query, key, value, {mend})")
+
+
+def _attended(at: Situation, **masks: Tensor) -> Tensor:
+    """Attention of Keras' query, value and key, with these masks alone."""
+    module: Any = copy.deepcopy(at.module).eval()
+    module.batch_first = True
+    like = next(module.parameters())
+    query, value, key = [part.to(like) for part in (*at.inputs, at.inputs[-1], at.inputs[-1])][:3]
+    with torch.no_grad():
+        return as_float(module(query, key, value, **{name: mask.to(like.device) for name, mask in masks.items()})[0])
 
 
 def _padding_mask(at: Situation) -> Tensor | None:

@@ -39,14 +39,17 @@ TABLE: dict[str, tuple[Function, str]] = {
     "exponential": (torch.exp, "torch.exp(x)"),
 }
 _ALIASES = {"swish": "silu", "leaky_relu": "leaky_relu, slope 0.2", "hard_swish": "hard_silu", "softmax": "softmax"}
+_AROUND_ONE = ("TimeDistributed", "SpectralNormalization")  # layers that do to the outputs what the one inside does
 _WITH_ACTIVATION = ("Dense", "EinsumDense", "Conv", "DepthwiseConv", "SeparableConv", "Activation")
 
 
 def activation_of(call: Call) -> tuple[str, Function, str] | None:
     """The name of a layer's activation, the function, and how to write it in torch; None if not known."""
-    kind, config = call.class_name, call.config
     if not call.own:
         return None
+    kind, config = call.class_name, call.config
+    while kind in _AROUND_ONE and isinstance(inner := config.get("layer"), Mapping):
+        kind, config = str(inner.get("class_name")), inner.get("config") or {}
     if kind.startswith(_WITH_ACTIVATION) and not kind.startswith("ConvLSTM"):
         return _named(config.get("activation"))
     return _of_layer(kind, config)

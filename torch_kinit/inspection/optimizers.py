@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_kinit.inspection.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.differences import MEASURED, Difference, Note, plain
 from torch_kinit.inspection.fields import agree
 from torch_kinit.keras.draws import Config
 
@@ -78,8 +78,8 @@ def compare_optimizer(compiled: Config, optimizer: Any, penalties: Iterable[floa
     values = {key: s.value(config) for key, s in wanted.items()}
     if not isinstance(values["lr"], (int, float)):
         values.pop("lr")
-    values = {key: _rounded(value) for key, value in values.items()}
-    values |= {"weight_decay": _rounded(decay)} if cls == "AdamW" else {}
+    values = {key: plain(value) for key, value in values.items()}
+    values |= {"weight_decay": plain(decay)} if cls == "AdamW" else {}
     line = f"torch.optim.{cls}(port.parameters(), {', '.join(f'{k}={v!r}' for k, v in values.items())})"
     if optimizer is None:
         return [Note(_LAYER, f"optimizer {name}", line), *notes]
@@ -105,11 +105,6 @@ def compare_optimizer(compiled: Config, optimizer: Any, penalties: Iterable[floa
                 mend = f"optimizer = {line}"
             found.append(Difference(_LAYER, own, key, repr(value), repr(others[0]), weight, mend))
     return [*found, *notes]
-
-
-def _rounded(value: Any) -> Any:
-    """Without the noise of float32, in which Keras keeps a learning rate."""
-    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _epsilons(optimizer: Any, config: Config) -> list[float]:

@@ -24,6 +24,7 @@ class Pairing:
     missing: list[tuple[Event, Item]] = field(default_factory=list)  # not among the modules after this one
     extra: list[tuple[Item, Unit | None]] = field(default_factory=list)  # with no Keras layer for it, after this one
     moved: list[tuple[Event, Item, Item]] = field(default_factory=list)  # elsewhere than right after the last one
+    inside: list[tuple[Unit, Item, list[Event]]] = field(default_factory=list)  # between layers of one module
     unseen: list[Event] = field(default_factory=list)
 
 
@@ -59,6 +60,10 @@ def pair(
                 continue
             if other:
                 used.add(other)
+    for unit in (u for u in units if places.get(u.name) and last[places[u.name][-1]] != u.name):
+        events = [event for event in following(unit, weighted)[0] if event.kind == "dropout"]
+        mapped.update({(event.unit.name, event.kind): event for event in events})
+        found.inside.append((unit, places[unit.name][-1], events))
     _find_moved(found)
     rest = [event for unit in units for event in events_of(unit, weighted) if (unit.name, event.kind) not in mapped]
     events, found.unseen = [*found.unseen, *rest], []

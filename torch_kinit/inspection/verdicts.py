@@ -78,14 +78,9 @@ class Judge:
         if moments.std and not seen.broken:
             measured["law"] = distance_from(law, seen, dtype)
             expected["law"] = distance_bound(seen.sample, self.chance)
-        tests = sorted(
-            failed, key=lambda misfit: ("values", "std", "mean", "support", "law", "range").index(misfit.test)
-        )
-        return {
-            "measured": measured,
-            "expected": expected,
-            "failed": tuple(dict.fromkeys(misfit.test for misfit in tests)),
-        }
+        tests = {misfit.test for misfit in failed}
+        told = tuple(test for test in ("values", "std", "mean", "support", "law", "range") if test in tests)
+        return {"measured": measured, "expected": expected, "failed": told}
 
     def _rival(self, task: Task, seen: Sequence[Evidence]) -> Candidate | None:
         """One of the usual mistakes that the values fit as well."""
@@ -257,7 +252,7 @@ def _factor(law: Law | None, seen: Sequence[Evidence]) -> float | None:
     low, high = law.bounds
     ends = [(each.low, low) for each in seen] + [(each.high, high) for each in seen]
     by_bounds = max((value / bound for value, bound in ends if bound and math.isfinite(bound)), default=0.0)
-    return (by_bounds if by_std <= by_bounds <= 1.02 * by_std else by_std) or None
+    return (by_bounds if abs(by_bounds - by_std) <= 0.02 * by_std else by_std) or None
 
 
 def _orthogonal(matrices: Sequence[Tensor]) -> bool:

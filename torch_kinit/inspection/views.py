@@ -30,7 +30,7 @@ def views(event: Event, shape: tuple[int, ...]) -> Mapping[str, Tensor]:
         found |= {"out[:, -1]": out[:, -1], "out[:, 0]": out[:, 0], "out.mean(1)": out.mean(1)}
         if len(event.outputs) > 1:
             state = as_float(event.outputs[1])
-            found["h[-1]"] = state[-1]
+            found |= {f"h[{k}]": state[k] for k in range(-1, len(state) - 1)}
             if module.bidirectional:
                 found[BOTH_HALVES] = torch.cat([state[-2], state[-1]], -1)
     return found

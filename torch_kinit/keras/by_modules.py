@@ -20,6 +20,7 @@ from torch_kinit.keras.read import read_layer
 from torch_kinit.keras.slots import Holdings
 from torch_kinit.keras.twin import Twin
 from torch_kinit.layers.table import twins_of
+from torch_kinit.model.parametrized import POWER_ITERATION
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rules import KERAS_DEFAULTS
 from torch_kinit.model.steps import Step
@@ -61,13 +62,15 @@ def _layers_of(item: Any, made: Plan, held: Holdings) -> Iterator[tuple[list[Lay
         yield twin_layer(item, held)
     elif isinstance(item, str):
         if item not in held.modules:
-            raise ValueError(f"`order` has {item!r}, which is no module of the model.{checks.near(item, held.modules)}")
+            raise ValueError(
+                f"`order` has {checks.short(item)}, which is no module of the model.{checks.near(item, held.modules)}"
+            )
         for path, module in held.modules[item].named_modules(prefix=item):
             yield _module_layers(path, module, made, held)
     elif isinstance(item, int) and not isinstance(item, bool) and item >= 0:
         yield [Layer("", "", [Source(None) for _ in range(item)])], []
     else:
-        raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {item!r}.")
+        raise TypeError(f"`order` lists paths of modules, twins and numbers of draws, got {checks.short(item)}.")
 
 
 def twin_layer(item: Twin, held: Holdings) -> tuple[list[Layer], Pairs]:
@@ -118,9 +121,10 @@ def _initializer_config(step: Step) -> Any:
 def _refuse_left_out(made: Plan, pairs: Pairs) -> None:
     """Raise if a random initializer has no draw, because Keras has no such layer or `order` does not list it."""
     placed = {name for _, slot in pairs for name in slot.names}
-    left = [step for step in made if step.initializer and step.name not in placed]
+    own = [step for step in made if step.initializer and POWER_ITERATION not in step.parametrizations]
+    left = [step for step in own if step.name not in placed]
     if random := [step for step in left if isinstance(_initializer_config(step), Mapping)]:
-        listed = ", ".join(f"{step.name} of {step.layer}" for step in random)
+        listed = checks.listed(f"{step.name} of {step.layer}" for step in random)
         raise ValueError(
             f"No Keras layer draws {listed}. List the module in `order`, or twin('Dense', 'its.path') for a class that "
             "has no Keras layer of its own; or give the parameter kinit.skip or an initializer without chance."

@@ -71,10 +71,11 @@ def warn_of_flatten(config: Config, found: Iterable[Place], held: Holdings) -> N
             )
         lines.setdefault(slot.module, _advice(name, slot, sizes))
     if lines:
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         checks.warn(
-            f"Keras flattens channels-last data before {'; '.join(lines.values())}. A Flatten of channels-first data "
-            "gives the same values in another order, and Keras' weights do not fit them. If the port moves the "
-            "channels last before it flattens, say None for the sizes."
+            f"Keras flattens channels-last data before {'; '.join([*lines.values()][:5])}{more}. A Flatten of "
+            "channels-first data gives the same values in another order, and Keras' weights do not fit them. If the "
+            "port moves the channels last before it flattens, say None for the sizes."
         )
 
 

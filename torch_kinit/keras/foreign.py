@@ -78,7 +78,7 @@ def register_keras_layer(
 
 def _check_name(class_name: object) -> None:
     if not isinstance(class_name, str):
-        raise TypeError(f"`class_name` must be the name of a Keras class, got {class_name!r}.")
+        raise TypeError(f"`class_name` must be the name of a Keras class, got {checks.short(class_name)}.")
     if not class_name:
         raise ValueError("`class_name` must be the name of a Keras class, got ''.")
     if class_name.partition(".")[0] in OWN_PACKAGES and "." in class_name:
@@ -95,12 +95,15 @@ def _checked_weights(weights: Any) -> Any:
     if callable(weights):
         return weights
     if not isinstance(weights, Mapping):
-        raise TypeError(f"`weights` must be a dict from names to initializers, got {weights!r}.")
+        raise TypeError(f"`weights` must be a dict from names to initializers, got {checks.short(weights)}.")
     for name, value in weights.items():
         if not isinstance(name, str):
-            raise TypeError(f"`weights` must be a dict from names to initializers, got the key {name!r}.")
+            raise TypeError(f"`weights` must be a dict from names to initializers, got the key {checks.short(name)}.")
         if not (value is None or isinstance(value, (str, float, int, Mapping))) or isinstance(value, bool):
-            raise TypeError(f"`weights` gives {name!r} {value!r}; it takes a Keras name, a config or a number.")
+            raise TypeError(
+                f"`weights` gives {checks.short(name)} {checks.short(value)}; it takes a Keras name, a config or a "
+                "number."
+            )
         with checks.context(f"`weights`, {name!r}"):
             recipe("zeros" if value is None else value)
     return {name: _as_config(value) for name, value in weights.items()}
@@ -115,13 +118,15 @@ def _as_config(value: Initializer) -> str | Config:
 def _checked_made(argument: str, items: Any, names: Iterable[str] | None = None) -> list[Any]:
     """What a method makes, if all are names of weights, each once, numbers of draws and layers."""
     if isinstance(items, str) or not isinstance(items, Sequence):
-        raise TypeError(f"`{argument}` must be a list of names of weights, ints and twins, got {items!r}.")
+        raise TypeError(f"`{argument}` must be a list of names of weights, ints and twins, got {checks.short(items)}.")
     for item in items:
         count = isinstance(item, int) and not isinstance(item, bool) and item >= 0
         if not (count or isinstance(item, (str, Twin)) or (isinstance(item, Mapping) and "class_name" in item)):
-            raise TypeError(f"`{argument}` lists names of weights, ints from 0 on and twins, got {item!r}.")
+            raise TypeError(f"`{argument}` lists names of weights, ints from 0 on and twins, got {checks.short(item)}.")
         if isinstance(item, str) and names is not None and item not in names:
-            raise ValueError(f"`{argument}` has {item!r}, which is not in `weights`.{checks.near(item, names)}")
+            raise ValueError(
+                f"`{argument}` has {checks.short(item)}, which is not in `weights`.{checks.near(item, names)}"
+            )
         if isinstance(item, str) and items.count(item) > 1:
             raise ValueError(f"`{argument}` has {item!r} twice.")
     return list(items)

@@ -70,13 +70,15 @@ def places(layers: Iterable[Layer], held: Holdings, modules: Modules | None = No
 def in_order_of(names: Sequence[str], found: Sequence[Place]) -> list[Place]:
     """The places of Keras' layers in the order of their names; the name of a model stands for its layers."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"With a `keras_config`, `order` is a list of the names of its layers, got {names!r}.")
+        raise TypeError(
+            f"With a `keras_config`, `order` is a list of the names of its layers, got {checks.short(names)}."
+        )
     ordered: list[Place] = []
     for name in names:
         own = [place for place in found if f"{place.layer.name}/".startswith(f"{name}/")]
         if not own:
             hint = checks.near(name, {place.layer.name for place in found})
-            raise ValueError(f"`order` has {name!r}, which is no Keras layer with weights.{hint}")
+            raise ValueError(f"`order` has {checks.short(name)}, which is no Keras layer with weights.{hint}")
         ordered += own
     listed = {id(place.weight) for place in ordered}
     if len(listed) < len(ordered):
@@ -116,19 +118,23 @@ def _in_order(layers: Iterable[Layer], held: Holdings, mapped: Slots) -> list[Pl
 def _mapped(layers: Iterable[Layer], held: Holdings, modules: Modules) -> Slots:
     """The places of those Keras layers that `modules` speaks of."""
     if not isinstance(modules, Mapping):
-        raise TypeError(f"`modules` must be a dict from names of Keras layers to paths, got {modules!r}.")
+        raise TypeError(f"`modules` must be a dict from names of Keras layers to paths, got {checks.short(modules)}.")
     names = {layer.name for layer in layers}
     taken: dict[int, str] = {}
     mapped: Slots = {}
     for name, value in modules.items():
         if name not in names:
             raise ValueError(
-                f"`modules` speaks of {name!r}, which is no Keras layer with weights.{checks.near(name, names)}"
+                f"`modules` speaks of {checks.short(name)}, which is no Keras layer with weights."
+                f"{checks.near(name, names)}"
             )
         mapped[name] = []
         paths = (value,) if isinstance(value, str) else () if value is None else value
         if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
-            raise TypeError(f"`modules` gives {value!r} to Keras' layer {name!r}; it takes a path, a list or None.")
+            raise TypeError(
+                f"`modules` gives {checks.short(value)} to Keras' layer {checks.short(name)}; it takes a path, a "
+                "list or None."
+            )
         for path in paths:
             for slot in held.inside(path, f"`modules` gives Keras' layer {name!r} the path"):
                 if id(slot) in taken:
@@ -292,7 +298,7 @@ def _by_parts(weights: Sequence[Weight], slots: Sequence[Slot]) -> list[Slot] | 
 
 
 def _paths(slots: Iterable[Slot]) -> str:
-    return ", ".join(dict.fromkeys(slot.module or "the model itself" for slot in slots))
+    return checks.listed(dict.fromkeys(slot.module or "the model itself" for slot in slots))
 
 
 def _argument(way: Slots, held: Holdings) -> str | None:
@@ -303,4 +309,4 @@ def _argument(way: Slots, held: Holdings) -> str | None:
         if [id(slot) for path in paths for slot in held.inside(path, "")] != list(map(id, slots)):
             return None
         modules[name] = paths[0] if len(paths) == 1 else paths
-    return repr(modules)
+    return checks.cut(repr(modules), 400)

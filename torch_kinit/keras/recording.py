@@ -67,10 +67,11 @@ def _value(variable: Any) -> Any:
 
 @contextmanager
 def _kept(model: Any, layers: Sequence[Any]) -> Iterator[None]:
-    """Give the model its variables back, and its layers the losses that they had."""
+    """Give the model its variables back, and its layers the losses and attributes that they had."""
     import numpy
 
     before = [(variable, numpy.array(_value(variable))) for variable in _variables(model)]
+    attributes = [(vars(layer), dict(vars(layer))) for layer in model._flatten_layers()]
     losses = [(own, list(own)) for layer in layers if isinstance(own := getattr(layer, "_losses", None), list)]
     try:
         yield
@@ -80,6 +81,10 @@ def _kept(model: Any, layers: Sequence[Any]) -> Iterator[None]:
                 variable.assign(value)
         for own, held in losses:
             own[:] = held
+        for now, then in attributes:  # such as a mask of dropout that a cell keeps for a call
+            for name in now.keys() - then.keys():
+                del now[name]
+            now.update({name: value for name, value in then.items() if now.get(name) is not value})
 
 
 def _variables(model: Any) -> list[Any]:

@@ -96,11 +96,13 @@ def replay_keras(
     Source: keras/src/utils/rng_utils.py and the layers' constructors, Keras 3.15.
     """
     if seed is not None and not 0 <= (seed := checks.integer("seed", seed)) < 2**32:
-        raise ValueError(f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {seed!r}.")
+        raise ValueError(
+            f"`seed` must be from 0 to 2**32 - 1, as for keras.utils.set_random_seed, got {checks.short(seed)}."
+        )
     checks.choice("backend", backend, BACKENDS)
     checks.choice("build", BUILDS[0] if build is None else build, BUILDS)
     if order is not None and (isinstance(order, str) or not isinstance(order, Sequence)):
-        raise TypeError(f"`order` must be a list, got {order!r} of type {type(order).__name__}.")
+        raise TypeError(f"`order` must be a list, got {checks.short(order)} of type {type(order).__name__}.")
     options = Options(convention, depthwise)
     if keras_config is None:
         if seed is None:
@@ -163,7 +165,9 @@ def _check_seed(keras: Model, seed: int | None, **others: Any) -> None:
             named = any(isinstance(item, str) for item in others["order"] or ())
             if build is not None or named:
                 other = "build" if build is not None else "order"
-                raise ValueError(f"`made`={made!r} tells the order of all layers, so `{other}` cannot tell another.")
+                raise ValueError(
+                    f"`made`={checks.short(made)} tells the order of all layers, so `{other}` cannot tell another."
+                )
     elif given := [name for name, value in {"seed": seed, **others}.items() if value is not None]:
         raise ValueError(f"`{given[0]}` is not to be given: this `keras_config` has the seed of each initializer.")
 
@@ -186,7 +190,8 @@ def _check_order(order: Sequence[Any] | None) -> None:
         number = isinstance(item, int) and not isinstance(item, bool) and item >= 0
         if not (isinstance(item, (str, Twin)) or number):
             raise TypeError(
-                f"With a `keras_config`, `order` lists names of its layers, twins and numbers of draws, got {item!r}."
+                "With a `keras_config`, `order` lists names of its layers, twins and numbers of draws, got "
+                f"{checks.short(item)}."
             )
         if isinstance(item, Twin) and item.modules:
             raise ValueError(

@@ -121,13 +121,15 @@ class Model:
         names = [item for item in order if isinstance(item, str)]
         for name, count in Counter(names).items():
             if name not in nodes:
-                raise ValueError(f"`order` has {name!r}, which is no layer of the model.{checks.near(name, nodes)}")
+                raise ValueError(
+                    f"`order` has {checks.short(name)}, which is no layer of the model.{checks.near(name, nodes)}"
+                )
             if count > 1:
-                raise ValueError(f"`order` has {name!r} twice.")
+                raise ValueError(f"`order` has {checks.short(name)} twice.")
         covered = {layer for name in names for layer in nodes[name].layers()}
         drawing = ((path, node.layer) for path, node in nodes.items() if node.layer and node.draws())
         if names and (lacking := [path for path, layer in drawing if layer not in covered]):
-            raise ValueError(f"`order` lacks layers that draw seeds: {', '.join(map(repr, lacking))}.")
+            raise ValueError(f"`order` lacks layers that draw seeds: {checks.listed(map(repr, lacking))}.")
         return [nodes[item] if isinstance(item, str) else _apart(item) for item in order]
 
     def _model(self, entry: Config, path: str, prefix: str) -> Node:

@@ -66,7 +66,9 @@ class Holdings:
     def inside(self, path: str, speaker: str) -> list[Slot]:
         """The weights of the module at `path` and of those inside it; `speaker`, "`order` has", begins the error."""
         if path not in self._by_path:
-            raise ValueError(f"{speaker} {path!r}, which holds no weights.{checks.near(path, self._by_path)}")
+            raise ValueError(
+                f"{speaker} {checks.short(path)}, which holds no weights.{checks.near(path, self._by_path)}"
+            )
         return self._by_path[path]
 
 

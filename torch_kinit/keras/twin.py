@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch_kinit import checks
 from torch_kinit.initializers.names import recipe, serialize
 from torch_kinit.keras.read import read_layer
 
@@ -53,7 +54,7 @@ def twin(class_name: str, *modules: str, **config: Any) -> Twin:
         'SeparableConv1D'
     """
     if any(not isinstance(path, str) for path in modules):
-        raise TypeError(f"twin({class_name!r}) takes paths of modules, got {modules!r}.")
+        raise TypeError(f"twin({checks.short(class_name)}) takes paths of modules, got {checks.short(modules)}.")
     try:
         for name, value in config.items():
             if name.endswith("_initializer") and value is not None:

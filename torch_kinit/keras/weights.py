@@ -18,7 +18,8 @@ from torch_kinit.keras.saved_model import Model
 from torch_kinit.keras.slots import WITHOUT_TWIN, Holdings, Slot, fits, holdings
 from torch_kinit.keras.weight_files import config_in, named_arrays
 from torch_kinit.layers.variable import Options
-from torch_kinit.model.targets import Target, refuse_unsettable
+from torch_kinit.model.pruned import is_pruned
+from torch_kinit.model.targets import Target, holder_of, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
 from torch_kinit.model.writing import writing
 from torch_kinit.shards import is_distributed
@@ -221,15 +222,19 @@ def _holdings(model: nn.Module, order: Sequence[str] | None, depthwise: bool) ->
                 "copy of the model: get_model_state_dict of torch.distributed.checkpoint.state_dict with "
                 "full_state_dict=True gathers them, set_model_state_dict with broadcast_from_rank0=True shards them."
             )
+        if is_pruned(*holder_of(model, name)):
+            raise ValueError(
+                f"{name} is pruned, and Keras has no masks; torch.nn.utils.prune.remove makes pruning permanent before."
+            )
         if target.tensor.is_meta:
             raise ValueError(f"{name} is on the meta device and holds no numbers; give the model storage first.")
     if strangers := [target for target in held.targets.values() if target.claims[0].role in WITHOUT_TWIN]:
-        names = ", ".join(f"{target.name} of {target.claims[0].layer}" for target in strangers)
+        names = checks.listed(f"{target.name} of {target.claims[0].layer}" for target in strangers)
         raise ValueError(f"Keras has no weight for {names}; register_layout tells what a class of your own holds.")
     if order is None:
         return held
     if isinstance(order, str) or not all(isinstance(path, str) for path in order):
-        raise TypeError(f"`order` must be a list of paths, got {order!r}.")
+        raise TypeError(f"`order` must be a list of paths, got {checks.short(order)}.")
     slots = [slot for path in order for slot in held.inside(path, "`order` has")]
     listed = {id(slot) for slot in slots}
     if len(listed) < len(slots):

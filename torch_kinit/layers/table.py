@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torch_kinit import checks
-from torch_kinit.layers import feedforward
+from torch_kinit.layers import feedforward, others
 from torch_kinit.layers.flatten import is_of_inputs, mark, sizes_of, with_sizes
 from torch_kinit.layers.recurrent import GRU, LSTM, SIMPLE_RNN
 from torch_kinit.layers.variable import Entry, InitializerOf, Layout, Options, Twins, Variable, holds
@@ -54,11 +54,6 @@ _ROWS: dict[type[nn.Module], Row] = {
 }
 
 
-def _rows_of_class(cls: type) -> Iterable[Row]:
-    """The rows of a class and its bases, the nearest first."""
-    return (_ROWS[base] for base in cls.__mro__ if base in _ROWS)
-
-
 def layout_of(module: nn.Module, options: Options) -> Sequence[Variable]:
     """The variables of `module` itself, children aside (except a child that Keras sees as part of the layer)."""
     found, sizes = _variables(module, options), sizes_of(module)
@@ -72,15 +67,36 @@ def _variables(module: nn.Module, options: Options) -> Sequence[Variable]:
 
 
 def _layout_for(cls: type[nn.Module]) -> Layout | tuple[Variable, ...]:
-    """The layout of a class: that of the nearest base that has one; none for an unknown class."""
-    return next((_ROWS[base].variables for base in cls.__mro__ if base in _ROWS and _ROWS[base].variables), None) or ()
+    """The layout of a class: that of its nearest base in the table, and what is known of the nearer ones by name."""
+    bases = cls.__mro__
+    place = next((i for i, base in enumerate(bases) if base in _ROWS and _ROWS[base].variables), len(bases))
+    known = _ROWS[bases[place]].variables if place < len(bases) else None
+    by_name = tuple(base for base in bases[:place] if others.rows_of(base))
+    return _layout_beside(known or (), by_name) if by_name else known or ()
+
+
+def _layout_beside(known: Layout | tuple[Variable, ...], by_name: tuple[type, ...]) -> Layout:
+    """A layout of the table, with the variables that are known by the names of nearer bases in place of its own."""
+
+    def variables(module: Any, options: Options) -> Sequence[Variable]:
+        found = known(module, options) if callable(known) else known
+        said = others.variables_of(module, by_name)
+        return list(({variable.tensor: variable for variable in found} | said).values()) if said else found
+
+    return variables
 
 
 def twins_of(path: str, module: nn.Module, options: Options, initializer_of: InitializerOf) -> list[Entry]:
     """The entries that the Keras layers that `module` stands for would have in a saved model: none, one or several."""
-    twins = next((row.twins for row in _rows_of_class(type(module)) if row.twins), None)
+    twins = _twins_for(type(module))
     made = twins(module, options, initializer_of) if twins else []
     return [{**entry, "config": {"name": path, **entry["config"]}} for entry in made]
+
+
+def _twins_for(cls: type[nn.Module]) -> Twins | None:
+    """From a module of a class to the Keras layers that it stands for; None if there are none."""
+    rows = (_ROWS[base].twins if base in _ROWS else others.twins_for(base) for base in cls.__mro__)
+    return next(filter(None, rows), None)
 
 
 def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]] | type[nn.Module]) -> None:
@@ -124,13 +140,15 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         'gamma'
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {cls!r}.")
+        raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {checks.short(cls)}.")
     if isinstance(layout, type) and issubclass(layout, nn.Module):
         _ROWS[cls] = _stored_as(cls, layout)
     elif callable(layout) and not isinstance(layout, type):
         _ROWS[cls] = Row(_checked(cls, layout), _ROWS[cls].twins if cls in _ROWS else None)
     else:
-        raise TypeError(f"`layout` must be a function from a module to its variables, or a class, got {layout!r}.")
+        raise TypeError(
+            f"`layout` must be a function from a module to its variables, or a class, got {checks.short(layout)}."
+        )
 
 
 def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) -> Layout:
@@ -144,7 +162,9 @@ def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) 
             raise
         variables = tuple(found) if isinstance(found, Iterable) else (None,)
         if not all(isinstance(variable, Variable) for variable in variables):
-            raise TypeError(f"The layout registered for {cls.__name__} must give a list of Variables, got {found!r}.")
+            raise TypeError(
+                f"The layout registered for {cls.__name__} must give a list of Variables, got {checks.short(found)}."
+            )
         return variables
 
     return checked
@@ -152,7 +172,7 @@ def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) 
 
 def _stored_as(cls: type[nn.Module], other: type[nn.Module]) -> Row:
     """The row of a class that stores its variables as another one does."""
-    known, twins = _layout_for(other), next((row.twins for row in _rows_of_class(other) if row.twins), None)
+    known, twins = _layout_for(other), _twins_for(other)
     said = f"{cls.__name__} is registered to store its variables as {other.__name__}"
     if not known:
         raise ValueError(
@@ -221,10 +241,10 @@ def flattened(module: M, sizes: Sequence[int] | None) -> M:
 def _checked_sizes(sizes: Any) -> tuple[int, ...]:
     wanted = "(channels, *spatial) as before the Flatten, or None"
     if isinstance(sizes, str) or not isinstance(sizes, Sequence):
-        raise TypeError(f"`sizes` must be {wanted}, got {sizes!r} of type {type(sizes).__name__}.")
+        raise TypeError(f"`sizes` must be {wanted}, got {checks.short(sizes)} of type {type(sizes).__name__}.")
     given = tuple(checks.integer("sizes", size, "a sequence of ints") for size in sizes)
     if len(given) < 2 or min(given) < 1:
-        raise ValueError(f"`sizes` must be {wanted}, two sizes or more of at least 1, got {given}.")
+        raise ValueError(f"`sizes` must be {wanted}, two sizes or more of at least 1, got {checks.short(given)}.")
     return given
 
 
@@ -241,7 +261,8 @@ def _refuse_other_inputs(module: nn.Module, sizes: tuple[int, ...]) -> None:
             with_sizes([variable], sizes)[0].views(copy)
     if not held:
         raise ValueError(
-            f"`module` must be a layer with an input for each value that Flatten gives, such as a Linear; got {module}."
+            "`module` must be a layer with an input for each value that Flatten gives, such as a Linear; got "
+            f"{checks.short(module)}."
         )
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from torch_kinit import checks
 from torch_kinit.initializers.axes import LAYOUTS, keras_view, resolve_fans
+from torch_kinit.initializers.names import recipe
 from torch_kinit.torch_internals import tensors_of
 
 CONVENTIONS = ("keras-3.15", "keras-3.14")
@@ -43,11 +44,13 @@ class Variable:
         fans: Keras' (fan_in, fan_out) where they are not those of the Keras-layout shape.
         blocks: how many equal blocks along the tensor's first axis are each a variable of their own.
         swapped: whether the first two of three blocks along the first axis stand in the other order in Keras.
-        default: the Keras initializer, by name; None for the role's usual one in `KERAS_DEFAULTS`.
+        default: the initializer, as the value of a rule gives it: a name, "trunc_normal(std=0.02)", a number, an
+            array, a function; None for the role's usual one in `KERAS_DEFAULTS`. A rule of the user's wins over it.
         zero_row: the index of a row that stays zero whatever the initializer.
         row: (index, rows) where this tensor is one of so many rows of one variable of Keras'.
         flattened: (channels, *spatial) of the inputs, where torch's Flatten made the first axis of the Keras layout
             of them: Keras has the channels last there. See `flattened`.
+        origin: whose default it is, as the plan's rule column says: "Keras", or the package of the model's authors.
 
     Example:
         >>> import torch
@@ -61,14 +64,17 @@ class Variable:
     fans: tuple[int, int] | None = None
     blocks: int = 1
     swapped: bool = False
-    default: str | None = None
+    default: Any = None
     zero_row: int | None = field(default=None, kw_only=True)
     row: tuple[int, int] | None = field(default=None, kw_only=True)
     flattened: tuple[int, ...] | None = field(default=None, kw_only=True)
+    origin: str = field(default="Keras", kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.layout):
             checks.choice("layout", self.layout, LAYOUTS)
+        if not isinstance(self.default, str | None):
+            object.__setattr__(self, "default", recipe(self.default))  # so that variables can be compared
         if self.fans is not None:
             object.__setattr__(self, "fans", resolve_fans(self.fans, ()))
         if self.blocks < 1:

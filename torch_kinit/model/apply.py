@@ -9,11 +9,13 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.layers.variable import Options
+from torch_kinit.model.coverage import refuse_uncovered
 from torch_kinit.model.execute import Execution, source_of
+from torch_kinit.model.parametrized import decide_vectors
 from torch_kinit.model.plan import Plan
 from torch_kinit.model.rehearse import Rehearsals
 from torch_kinit.model.rules import parse_rules
-from torch_kinit.model.steps import Only, decide, make_step, refuse_uncovered, restrict
+from torch_kinit.model.steps import Only, decide, make_step, restrict
 from torch_kinit.model.targets import Target, everything
 from torch_kinit.shards import reshard
 from torch_kinit.streams.generator import AnyGenerator
@@ -85,6 +87,7 @@ def _plan(
     found = everything(model, options)
     checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
     decide(parse_rules(rules), found, model)
+    decide_vectors(found, model)
     if only is not None:
         restrict(found, only, model)
     planned = [target for target in found if target.has_step()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
@@ -16,12 +17,22 @@ from torch_kinit.initializers.recipe import Recipe
 from torch_kinit.initializers.structured import orthogonal_, refuse_large
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model import pending
+from torch_kinit.model.others import fill_by_other, refuse_leftover_nan
+from torch_kinit.model.parametrized import (
+    POWER_ITERATION,
+    chain_path,
+    refuse_nan_behind,
+    settle,
+    start_of,
+    vectors_of,
+)
 from torch_kinit.model.progress import progress_bar
+from torch_kinit.model.pruned import mask_again
 from torch_kinit.model.rehearse import exact_values, first_view, rehearse, wants_parameter
-from torch_kinit.model.steps import Step, flattened_of
+from torch_kinit.model.steps import UNCOVERED, Step, flattened_of, make_step
 from torch_kinit.model.targets import Target, dtype_name, everything, refuse_unsettable
 from torch_kinit.model.undo import SMALL, Undo
-from torch_kinit.model.writing import global_generators_from, writing
+from torch_kinit.model.writing import writing
 from torch_kinit.shards import by_the_whole, is_distributed, put, reshard, zero_row
 from torch_kinit.streams.generator import AnyGenerator, TorchSource, as_source
 from torch_kinit.streams.joint import draw_together, joins
@@ -55,29 +66,46 @@ class Task:
         return self.own or self.by_name
 
     @property
+    def starts_power_iteration(self) -> bool:
+        """Whether the target is a vector of spectral_norm that is made to fit the weight, once that is set."""
+        return POWER_ITERATION in self.step.parametrizations
+
+    @property
     def can_fail(self) -> bool:
         """Whether something that is not under this package's control runs: another's code, or LAPACK."""
-        ours = self.recipe.ours and self.recipe.arguments.get("others") is None
-        return not ours or self.target.parametrized or self.recipe.function is orthogonal_
+        passes = self.target.parametrized or self.starts_power_iteration
+        return self._runs_others or passes or self.recipe.function is orthogonal_
 
-    def carry_out(self, model: nn.Module) -> None:
-        """Set the target, which `model` holds under the name of the step."""
+    @property
+    def _runs_others(self) -> bool:
+        return not self.recipe.ours or self.recipe.arguments.get("others") is not None
+
+    @property
+    def _place(self) -> str:
+        return f"{self.step.name} (rule {self.step.rule})"
+
+    def carry_out(self, model: nn.Module, before: Tensor | None = None) -> None:
+        """Set the target, which `model` holds under the name of the step; `before` has a copy of its values, if any."""
         try:
             with writing(self.target, self.step.name, model, self.by_name) as tensor:
-                self.fill(tensor)
+                self.fill(tensor, before)
+                parameter = self.target.kind == "parameter"
+                if self._runs_others and (parameter or pending.is_noted(self.target, model)):
+                    refuse_leftover_nan(self.recipe, tensor, self._place)
         except Exception as error:
             error.add_note(f"This was raised while {self.step.name} was filled (rule {self.step.rule}).")
             raise
 
-    def fill(self, tensor: Tensor) -> None:
-        """Fill a tensor like the target's."""
+    def fill(self, tensor: Tensor, before: Tensor | None = None) -> None:
+        """Fill a tensor like the target's, of whose values `before` may be a copy."""
         variable, drawn = self.variable, self.law is not None and self.law.drawn
         if not tensor.dtype.is_floating_point and self.recipe.ours:
             put(tensor, exact_values(self.recipe, tensor))
         elif isinstance(self.law, Constant):
             tensor.fill_(self.law.value)
-        elif not self.recipe.ours and isinstance(self.source, Key):
-            self._fill_natively(tensor, self.source)
+        elif not self.recipe.ours:
+            source = self.step.seeds[0] if self.step.seeds else self.source
+            fill_by_other(self.recipe, tensor, source, self._place, before)
         elif variable is None or wants_parameter(self.recipe):
             source = self.step.seeds[0] if self.step.seeds else self.source
             self._fill_view(tensor, self.recipe.arguments.get("layout", "torch"), source)
@@ -95,7 +123,9 @@ class Task:
     def joining(self) -> tuple[Tensor, Key, Law] | None:
         """What `draw_together` takes to fill the target; None if it is to be filled by itself."""
         tensor, law = self.target.tensor, self.law
-        if law is None or not isinstance(self.given, Key) or self.step.seeds or self.target.parametrized:
+        if law is None or not isinstance(self.given, Key) or self.step.seeds:
+            return None
+        if self.target.parametrized or self.starts_power_iteration:  # which must have its values before the others
             return None
         if not joins(tensor, law) or not isinstance(key := self.source, Key):
             return None
@@ -122,20 +152,8 @@ class Task:
     def _fill_view(self, view: Tensor, layout: str, source: Source, fans: tuple[int, int] | None = None) -> None:
         if self.law is not None and self.law.drawn:
             source.draw(in_layout(view, layout, source.layout), self.law)
-        elif self.recipe.ours:
-            self.recipe.without_generator()(view, layout=layout, fans=fans, generator=source.argument)
         else:
-            self.recipe(view, generator=source.argument)
-
-    def _fill_natively(self, tensor: Tensor, key: Key) -> None:
-        """Let another's initializer draw from torch's generators, seeded by `key`, in row-major order."""
-        made = tensor.contiguous()  # torch's draws depend on strides
-        given = self.recipe.accepts("generator")
-        generator = torch.Generator("cpu" if tensor.is_meta else tensor.device).manual_seed(key.native_seed)
-        with global_generators_from(key.for_block(0) if given else key, tensor.device):  # some draw from both
-            self.recipe(made, generator=generator)
-        if made is not tensor:
-            tensor.copy_(made)
+            self.recipe.without_generator()(view, layout=layout, fans=fans, generator=source.argument)
 
 
 class Execution:
@@ -147,6 +165,7 @@ class Execution:
             reshard(model)
             found = everything(model, plan.options)
         self.model, self.source = model, source
+        plan = _with_vectors(plan, found, model)
         self.tasks = list(_tasks(plan, model, found, source))
         _refuse_unkeyed(self.tasks)
         silent = [target for target in found if all(claim.name not in plan.names for claim in target.claims)]
@@ -155,30 +174,49 @@ class Execution:
         inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
         self.set_inside = [target for target in silent if target.name.startswith(inside)]
         self.untouched = [target for target in silent if not target.name.startswith(inside)]
+        left = {step.name: step.rule for step in plan.steps if step.initializer is None}
+        self.uncovered = [t for t in found if any(left.get(claim.name) == UNCOVERED for claim in t.claims)]
+        self._left = tuple(left)
+        self.vectors: dict[str, list[Task]] = {}  # of spectral_norm, by the path of a parametrization
+        for task in self.tasks:
+            if task.starts_power_iteration:
+                self.vectors.setdefault(chain_path(task.step.name), []).append(task)
 
     def run(self, progress: bool) -> None:
         """Set every tensor, behind a bar if `progress` asks for one."""
+        checks.boolean("progress", progress)
         involved = [*(task.target for task in self.tasks), *self.set_inside, *self.untouched]
         pending.refuse_meta(involved)
-        pending.refuse_unset(self.untouched, self.model)
+        pending.refuse_unset([*self.untouched, *(t for t in self.uncovered if not t.tensor.is_meta)], self.model)
         tasks, last_that_can_fail = self._in_safe_order()
         waiting: list[tuple[Task, tuple[Tensor, Key, Law]]] = []  # small draws of a Key, which take longer one by one
         with Undo([task.given.argument for task in tasks] + [self.source.argument]) as undo:
             for i, task in enumerate(progress_bar(tasks) if progress else tasks):
-                if i <= last_that_can_fail:
-                    undo.remember(task.target, self.model)
+                before = undo.remember(task.target, self.model) if i <= last_that_can_fail else None
                 if draw := task.joining():
                     waiting.append((task, draw))
                 else:
-                    task.carry_out(self.model)
+                    task.carry_out(self.model, before)
                 if i == last_that_can_fail:
-                    pending.refuse_unset(self.set_inside, self.model)
+                    self._complete_parametrized()
             draw_together([draw for _, draw in waiting])
             for task, _ in waiting:
                 task.finish(task.target.tensor.detach())
+            for module in self.model.modules():
+                mask_again(module)
         for target in involved:
-            if target.kind == "buffer":
-                pending.forget(target, self.model)
+            pending.forget(target, self.model)
+
+    def _complete_parametrized(self) -> None:
+        """Make spectral_norm's vectors fit the new weights, and refuse parametrized weights that are no numbers."""
+        for path, tasks in self.vectors.items():
+            settle(path, [task.step.name for task in tasks], self.model)
+        pending.refuse_unset(self.set_inside, self.model)
+        for task in self.tasks:
+            path, dot, name = task.step.name.rpartition(".")
+            inside = f"{path}{dot}parametrizations.{name}."
+            if task.target.parametrized and not any(left.startswith(inside) for left in self._left):
+                refuse_nan_behind(task.step.name, task.step.parametrizations, self.model)
 
     def _in_safe_order(self) -> tuple[list[Task], int]:
         """The tasks, and the place of the last that can fail: up to there what is overwritten must be kept.
@@ -197,6 +235,7 @@ class Execution:
 def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) -> Iterator[Task]:
     """A task for each step that does something with its target, found anew: a model may have changed since."""
     by_name = {claim.name: target for target in present for claim in target.claims}
+    for_vectors = _source_of_vectors(plan, source)
     for step in plan.steps:
         target = by_name.get(step.name)
         if target is None:
@@ -206,21 +245,50 @@ def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) 
             raise ValueError(f"{step.name} was planned as {step.shape} {step.dtype} and is {shape} {dtype}.")
         names = {claim.name for claim in target.claims}
         if names != {step.name, *step.tied}:
-            tied = [", ".join(each) or "none other" for each in (step.tied, sorted(names - {step.name}))]
+            tied = [checks.listed(each) or "none other" for each in (step.tied, sorted(names - {step.name}))]
             raise ValueError(f"{step.name} was planned as one tensor with {tied[0]} and is one with {tied[1]}.")
         if (sizes := flattened_of(target, step.name)) != step.flattened:
             raise ValueError(f"{step.name} was planned with flattened={step.flattened}, and the model has {sizes}.")
         if step.initializer is None:
             continue
         with checks.context(f"{step.name} (rule {step.rule})"):
-            task = Task(step, step.initializer, step.law, target, source)
+            start = POWER_ITERATION in step.parametrizations
+            task = Task(step, step.initializer, step.law, target, for_vectors if start else source)
             refuse_unsettable(target, model)
-            if model is not plan.model:
+            if model is not plan.model or step.parametrizations:  # whose law is that of what they end as
                 _, task.law = rehearse(step.initializer, task.variable, target)
             _refuse_source(task)
         yield task
     if left := [name for name, target in by_name.items() if name not in plan.names and target.kind == "parameter"]:
-        raise ValueError(f"The model has parameters that the plan does not know: {', '.join(left)}.")
+        raise ValueError(f"The model has parameters that the plan does not know: {checks.listed(left)}.")
+
+
+def _with_vectors(plan: Plan, found: list[Target], model: nn.Module) -> Plan:
+    """The plan with steps for the vectors of each spectral_norm whose weight it sets: 0.4 made plans without."""
+    buffers = {id(target.tensor): target for target in found if target.kind == "buffer"}
+    set_now = {step.name for step in plan.steps if step.initializer is not None}
+    added = []
+    for weight in found:
+        planned = [claim.name for claim in weight.claims if claim.name in set_now]
+        for vector in vectors_of(weight, model) if planned else ():
+            target = buffers[id(vector)]
+            if all(claim.name not in plan.names for claim in target.claims):
+                for claim in target.claims:
+                    claim.decision = start_of(weight)
+                added.append(make_step(target, model, {}))
+    return dataclasses.replace(plan, steps=(*plan.steps, *added)) if added else plan
+
+
+def _source_of_vectors(plan: Plan, source: Source) -> Source:
+    """Where spectral_norm's start vectors come from.
+
+    The numbers of a KerasSeed are those of Keras' variables, of which these are none; and where Keras' seeds decide
+    the weights, nothing comes from torch's global state.
+    """
+    seeds = [seed for step in plan.steps for seed in step.seeds]
+    if isinstance(source, TorchSource):
+        return Key(seeds[0].native_seed) if seeds and source.argument is None else source
+    return source if isinstance(source, Key) else Key(source.native_seed)
 
 
 def _refuse_source(task: Task) -> None:

@@ -58,8 +58,8 @@ def _fold(branch: _Branch) -> _Branch:
             runs.append(([name], part))
     found: dict[str, _Branch] = {}
     for names, part in runs:
-        worth = (len(names) - 1) * part.leaves() >= _WORTH
-        found |= {_span(names): part} if worth else dict.fromkeys(names, part)
+        span, saved = _span(names), (len(names) - 1) * part.leaves()
+        found |= {span: part} if saved >= _WORTH and span not in branch.parts else dict.fromkeys(names, part)
     return _Branch(branch.cells, branch.ties, found)
 
 

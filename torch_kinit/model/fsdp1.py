@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from torch_kinit import checks
 from torch_kinit.model import pending
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task, source_of
 from torch_kinit.model.materialize import Device, allocate, target_device
+from torch_kinit.model.parametrized import settle, weight_path
+from torch_kinit.model.pruned import mask_again
 from torch_kinit.model.targets import chain_of, holder_of, parametrized_value
 from torch_kinit.streams.key import Key
 
@@ -62,11 +65,11 @@ def param_init_fn(
     where = target_device(device)
     made = plan(model, rules, convention=convention, depthwise=depthwise, on_uncovered=on_uncovered)
     execution = Execution(made, model, source_of(Key(seed), None, prefix))  # by names as they are now
-    pending.refuse_unset(execution.untouched, model)
+    pending.refuse_unset([*execution.untouched, *execution.uncovered], model)
     if real := [t.step.name for t in execution.tasks if t.target.kind == "parameter" and not t.target.tensor.is_meta]:
         raise ValueError(
-            f"`model` has parameters that are not on the meta device: {', '.join(real)}. For those FSDP1 does not call "
-            "its `param_init_fn`; use kinit.apply(model, rules, seed=...) before it is wrapped."
+            f"`model` has parameters that are not on the meta device: {checks.listed(real)}. For those FSDP1 does not "
+            "call its `param_init_fn`; use kinit.apply(model, rules, seed=...) before it is wrapped."
         )
     known = set(model.modules())
     waiting: dict[nn.Module, list[tuple[str, Task]]] = {}
@@ -75,6 +78,7 @@ def param_init_fn(
             holder, attribute = holder_of(model, claim.name)
             waiting.setdefault(holder, []).append((attribute, task))
     done: set[int] = set()  # tied tensors have several holders
+    unsettled = {path: _made_of(path, execution) for path in execution.vectors}
 
     def initialize(module: nn.Module) -> None:
         if module not in known:
@@ -87,10 +91,21 @@ def param_init_fn(
             if id(task) not in done:
                 done.add(id(task))
                 _carry_out(task, module, attribute, where, model)
+        for path in [path for path, parts in unsettled.items() if parts <= done]:
+            settle(path, [task.step.name for task in execution.vectors[path]], model)
+            del unsettled[path]
+        mask_again(module)
         inside = [target for target in execution.set_inside if target.claims[0].modules[0].module is module]
         pending.refuse_unset(inside, model)
 
     return initialize
+
+
+def _made_of(path: str, execution: Execution) -> set[int]:
+    """The tasks, by their identity, that must be done before spectral_norm's vectors can fit the weight."""
+    weight = weight_path(path)
+    weights = [task for task in execution.tasks if any(claim.name == weight for claim in task.target.claims)]
+    return {id(task) for task in (*weights, *execution.vectors[path])}
 
 
 def _carry_out(task: Task, holder: nn.Module, attribute: str, device: torch.device, model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from torch_kinit.model.targets import Claim, canonical_paths
 from torch_kinit.model.wildcards import warn_of_random_values
 
 _MAGIC = re.compile(r"[*?[]")
-_LISTED, _HINTS = 30, 5  # problems named in an error, and looked into
+_ROOM, _HINTS = 1400, 5  # characters of an error that names problems, and how many of them are looked into
 # Keras calls a depthwise layer's weight "kernel" too, and its argument "depthwise_initializer".
 _ALSO = {"depthwise_kernel": ("kernel",)}
 
@@ -61,16 +61,22 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         seen = {role for i in said if rule.roles and (role := claims[i].role)}
         problems += [
             f"{rule.label} speaks of {checks.short(role)}, which what it matches lacks; "
-            f"it has {', '.join(sorted(seen)) or 'no roles'}.{checks.near(role, seen)}"
+            f"it has {checks.listed(sorted(seen)) or 'no roles'}.{_role_meant(role, [claims[i] for i in said])}"
             for role in rule.roles
             if role not in used
         ]
     if problems:
-        more = [f"  ... and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        listed = [f"  {problem}" for problem in problems[:_LISTED]]
-        raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed, *more]))
+        listed = checks.bounded([f"  {problem}" for problem in problems], _ROOM)
+        raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed]))
     warn_of_random_values(spoken, claims)
     return {i: Decision(value, rule.label) for i, (rule, value) in spoken.items()}
+
+
+def _role_meant(role: str, matched: Sequence[Claim]) -> str:
+    """What the writer of a role that a rule's tensors lack may have meant: torch's name for one, or a near miss."""
+    roles = {claim.role for claim in matched if claim.role}
+    called = sorted({claim.role for claim in matched if claim.role and claim.name.rpartition(".")[2] == role})
+    return f" Its {role} is the {' or '.join(called)}." if called else checks.near(role, roles)
 
 
 def _is_role(rule: Rule, claims: Sequence[Claim], model: nn.Module) -> bool:
@@ -178,6 +184,8 @@ def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
         classes = key if isinstance(key, tuple) else (key,)
         return next(filter(None, (_hint_of_class(cls, model) for cls in classes)), "")
     names = {claim.canonical: claim.name for claim in claims}
+    if hint := _hint_of_modules(key, model):
+        return hint
     if isinstance(key, re.Pattern):
         return _near(key.pattern, names) or " A regex must match the whole name."
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -185,7 +193,7 @@ def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
         own = [p for path in meant for p in modules[path].parameters(recurse=False)]
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
-    if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
+    if re.split("[.:]", key)[-1] in {type(m).__name__ for m in model.modules()}:
         return (
             " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key, or in a rule "
             'file "torch.nn:Linear".'
@@ -194,11 +202,30 @@ def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
     if (role := role_named(key)) in KERAS_DEFAULTS:
         if role in roles:
             return " It is a role of all layers, so its value is an initializer, not a dict."
-        return f" No layer has this role; there are {', '.join(sorted(roles)) or 'no roles'}."
+        return f" No layer has this role; there are {checks.listed(sorted(roles), 12) or 'no roles'}."
     paths = {**names, **{owner.canonical: owner.path for claim in claims for owner in claim.modules}}
     if key and (inner := [path for path in paths if path.endswith(f".{key}")]):
         return f" Did you mean {checks.short(min(inner, key=len))}?"
     return _near(key, {**paths, **{role: role for role in roles}})
+
+
+def _hint_of_modules(key: str | re.Pattern[str], model: nn.Module) -> str:
+    """Why a wildcard that matches modules says nothing of them; empty if it matches none, or is none."""
+    if isinstance(key, str) and not _MAGIC.search(key):
+        return ""
+    paths = _Texts((path, i) for i, path in enumerate(dict(model.named_modules())))
+    modules = list(model.modules())
+    found = [modules[i] for i in paths.find(key)]
+    if not found:
+        return ""
+    owners = [module for module in found if list(module.parameters(recurse=False))]
+    kind = type((owners or found)[0]).__name__
+    inside = f", such as {checks.short(f'{key}.weight')}," if isinstance(key, str) else ""
+    if owners:
+        why = f"without a layout; name their parameters{inside} or use kinit.register_layout"
+    else:
+        why = "without parameters of their own; name those inside" + (f", {checks.short(f'{key}.*')}" if inside else "")
+    return f" It matches {len(owners or found)} modules, such as {kind}, {why}."
 
 
 def _hint_of_class(cls: type, model: nn.Module) -> str:

@@ -25,8 +25,8 @@ def materialize(model: Model, device: Device) -> Model:
     DTensors (FSDP2's and those of tensor parallelism), placements. (One to which a weak reference exists is replaced,
     wherever the model holds it, by a new one.) New floating and complex tensors hold NaN, others zero, until they are
     set: by `apply`, by a checkpoint, or by hand. `apply` restarts running statistics, sets other buffers by rules on
-    their names, and refuses to leave any that was made here and is still all NaN, or all zero if it is of integers or
-    bools, unless a rule says `kinit.skip`.
+    their names, and refuses to leave any tensor that was made here and is still all NaN, or all zero if it is of
+    integers or bools, unless a rule says `kinit.skip` or `only` leaves it out.
 
     Args:
         model: a model some of whose tensors may be on the meta device; distributed or wrapped by DDP, but not by FSDP1,
@@ -71,7 +71,8 @@ def target_device(device: Device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
-            f"`device` must be a device such as 'cpu' or 'cuda', got {checks.short(device)}: {error}"
+            f"`device` must be a device such as 'cpu' or 'cuda', got {checks.short(device)}: "
+            f"{checks.cut(str(error), 600)}"
         ) from None
     if found.type == "meta":
         raise ValueError("`device` must have memory, such as 'cpu' or 'cuda', got 'meta'.")
@@ -79,7 +80,7 @@ def target_device(device: Device) -> torch.device:
 
 
 def allocate(modules: list[nn.Module], device: torch.device) -> None:
-    """Give storage to the meta tensors that these modules hold themselves, and note which buffers they were."""
+    """Give storage to the meta tensors that these modules hold themselves, and note which they were."""
     made: dict[int, tuple[Tensor, Tensor]] = {}  # by identity; the first of the two keeps it from being used anew
     for module in modules:
         own = {**parameters_of(module), **buffers_of(module)}
@@ -91,8 +92,7 @@ def allocate(modules: list[nn.Module], device: torch.device) -> None:
                 if id(tensor) not in made:
                     made[id(tensor)] = tensor, _with_storage(tensor, device)
                 setattr(module, name, made[id(tensor)][1])
-                if name in buffers_of(module):
-                    pending.note(module, name)
+                pending.note(module, name)
     for module in filter(is_fsdp2, modules if made else ()):
         torch_internals.tell_fsdp2(module)
 

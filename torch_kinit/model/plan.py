@@ -20,7 +20,8 @@ from torch_kinit.torch_internals import WRAPPERS
 
 _WITH_DATA_PARALLEL = WRAPPERS | {"module"}
 
-INSPECTIONS: dict[str, Callable[..., Any]] = {}  # what stands above and looks at plans enters itself here
+# What methods of a plan call in the room above this one, which enters it here when torch_kinit is imported.
+INSPECTIONS: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ class Plan:
 
         Args:
             width: how long lines may be; None for the terminal's width where the output goes to one, and for no limit
-                elsewhere. Where a row is longer, names stand under the headings of their modules, and words are cut
-                after that; names and numbers stay whole, if need be in longer lines.
+                elsewhere. Where a row is longer, names stand under the headings of their modules, and then words wrap
+                or are cut; names and numbers stay whole, if need be in longer lines.
             fold: whether numbered blocks that are alike have the rows of one: "layers.0-5.linear1.weight".
             color: whether to colour it for a terminal. Nothing is coloured where the environment has NO_COLOR.
 
@@ -160,7 +161,7 @@ class Plan:
             options = Options(data["convention"], data["depthwise"])
             return cls(tuple(map(Step.from_dict, data["steps"])), options.convention, options.depthwise)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"This is not a plan that `to_dict` wrote: {error!r}.") from None
+            raise ValueError(f"This is not a plan that `to_dict` wrote: {checks.cut(repr(error), 300)}.") from None
 
     def apply(
         self,
@@ -213,6 +214,10 @@ class Plan:
             True
         """
         return INSPECTIONS["audit"](self, model, alpha=alpha)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the std of each parameter's law beside that of its values now; see `torch_kinit.plot.plan`."""
+        return INSPECTIONS["plot"](self, ax=ax)
 
 
 def _bare(name: str, wrappers: frozenset[str]) -> str:

@@ -43,11 +43,9 @@ def plan_table(steps: Sequence[Step], *, fold: bool = True) -> PlanTable:
 
 
 def _cells(step: Step) -> list[str]:
-    packed = f"{step.blocks} x " if step.blocks > 1 else ""
-    fans = "-" if step.fans is None else f"{packed}({step.fans[0]}, {step.fans[1]})"
     std = "-" if step.std is None else f"{step.std:.4g}"
     layer = f"{step.layer} after {step.flattened}" if step.flattened else step.layer
-    return [" = ".join((step.name, *step.tied)), layer, step.role or "-", step.becomes, fans, std]
+    return [" = ".join((step.name, *step.tied)), layer, step.role or "-", step.becomes, step.told_fans, std]
 
 
 def _summary(steps: Sequence[Step]) -> str:

@@ -38,6 +38,7 @@ def load_rules(path: str | os.PathLike[str]) -> dict[Any, Any]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from torch import nn
         >>> import torch_kinit as kinit
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +78,7 @@ def _read(file: Path, kind: str) -> Mapping[str, Any]:
         hint = f". {_QUOTES}" if isinstance(error, (json.JSONDecodeError, tomllib.TOMLDecodeError)) else ""
         if isinstance(error, tomllib.TOMLDecodeError) and "overwrite" in str(error):
             hint = ". A key is there twice."
-        raise ValueError(f"The rules {file} are not {kind}: {error}{hint}") from error
+        raise ValueError(f"The rules {file} are not {kind}: {checks.cut(str(error), 600)}{hint}") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"The rules {file} must be one object, got a {type(found).__name__}.")
     return found
@@ -123,7 +124,9 @@ def _class_of(address: str) -> type[nn.Module]:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"Cannot import {checks.short(module_name)}: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"Cannot import {checks.short(module_name)}: {checks.cut(f'{type(error).__name__}: {error}', 600)}"
+        ) from error
     try:
         found = operator.attrgetter(name)(module)
     except AttributeError:

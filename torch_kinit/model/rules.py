@@ -32,7 +32,7 @@ KERAS_DEFAULTS: Mapping[str, str] = MappingProxyType(
         "num_batches_tracked": "zeros",
     }
 )
-_KERAS_DEFAULT = "Keras default"
+_DEFAULT = " default"  # what the rule of a default ends in, after whose it is; that of no other rule does
 
 
 class UnusedRuleError(ValueError):
@@ -112,17 +112,17 @@ class Decision(NamedTuple):
 
     @property
     def explicit(self) -> bool:
-        return self.value is not None and self.rule != _KERAS_DEFAULT
+        return self.value is not None and not self.rule.endswith(_DEFAULT)
 
 
 UNDECIDED = Decision(None, "")
 
 
 @functools.lru_cache(256)
-def keras_default(role: str | None, own: str | None) -> Decision:
-    """What Keras decides for a variable of a role, whose layer may have a default of its own."""
-    name = own or KERAS_DEFAULTS.get(role or "")
-    return Decision(recipe(name), _KERAS_DEFAULT) if name else UNDECIDED
+def keras_default(role: str | None, own: Any = None, origin: str = "Keras") -> Decision:
+    """What Keras decides for a variable of a role, whose layer may have a default of its own, or of its authors'."""
+    given = KERAS_DEFAULTS.get(role or "") if own is None else own
+    return UNDECIDED if given is None else Decision(recipe(given), origin + _DEFAULT)
 
 
 class Rule(NamedTuple):

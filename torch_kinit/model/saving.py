@@ -42,7 +42,8 @@ def save_state(model: nn.Module, path: Path) -> None:
     try:
         with _beside(path) as partial:
             if path.suffix == ".pt":
-                torch.save(model.state_dict(), partial)
+                with partial.open("wb") as file:  # in which torch notes no name
+                    torch.save(model.state_dict(), file)
             else:
                 _save_safetensors(model, partial)
     except (OSError, RuntimeError) as error:
@@ -52,11 +53,12 @@ def save_state(model: nn.Module, path: Path) -> None:
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A new file in the same folder, which takes the place of `path` at the end, and is gone after an error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    real = Path(os.path.realpath(path))  # of a link
+    partial = real.with_name(f".{real.name}.{os.getpid()}")
     try:
         partial.touch(exist_ok=False)
         yield partial
-        partial.replace(path)
+        partial.replace(real)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -9,17 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_kinit import checks, torch_internals
+from torch_kinit import checks
 from torch_kinit.initializers.recipe import OURS, Recipe
 from torch_kinit.model.matching import answers
+from torch_kinit.model.parametrized import law_behind, names_of, vectors_of
 from torch_kinit.model.pending import awaits
 from torch_kinit.model.rehearse import Rehearsals, rehearse_once, wants_parameter
-from torch_kinit.model.rules import Decision, Rule, TiedParameterError, UncoveredParameterError, keras_default, skip
+from torch_kinit.model.rules import UNDECIDED, Decision, Rule, TiedParameterError, keras_default, skip
 from torch_kinit.model.targets import Claim, Target, dtype_name, extra_states, refuse_unsettable, stored_names
 from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.laws import Law, law_from_dict
 
 Only = Iterable[str] | Callable[[str], bool] | None
+UNCOVERED = "left alone (uncovered)"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Step:
         kind: "parameter" or "buffer".
         seeds: for the very numbers of a Keras model, the `KerasSeed` of each block; empty otherwise.
         flattened: the (channels, *spatial) that the layer's inputs are flattened from, as `flattened` said; or None.
+        parametrizations: what the values pass through before the layer uses them, by the names of torch's functions
+            or of a user's classes: ("weight_norm",). "pruning" stands for torch.nn.utils.prune, and "power_iteration"
+            for what makes spectral_norm's vectors fit the weight. Where they change the values, `law` is None.
 
     Example:
         >>> from torch import nn
@@ -62,6 +67,7 @@ class Step:
     kind: str = "parameter"
     seeds: tuple[KerasSeed, ...] = ()
     flattened: tuple[int, ...] | None = None
+    parametrizations: tuple[str, ...] = ()
 
     @property
     def std(self) -> float | None:
@@ -70,8 +76,16 @@ class Step:
 
     @property
     def becomes(self) -> str:
-        """What the tensor is filled with, in words: its initializer's call, or "(left alone)"."""
-        return "(left alone)" if self.initializer is None else str(self.initializer)
+        """What the tensor ends as, in words: "he_normal", "he_normal, then spectral_norm" or "(left alone)"."""
+        if self.initializer is None:
+            return "(left alone)"
+        return ", then ".join((str(self.initializer), *self.parametrizations))
+
+    @property
+    def told_fans(self) -> str:
+        """The fans with the number of blocks, as "3 x (12, 12)"; "-" for an initializer without."""
+        packed = f"{self.blocks} x " if self.blocks > 1 else ""
+        return "-" if self.fans is None else f"{packed}({self.fans[0]}, {self.fans[1]})"
 
     def __str__(self) -> str:
         """What it does in one line, as "weight, the kernel of Linear: glorot_uniform, fans (3, 8), std 0.4264"."""
@@ -79,7 +93,7 @@ class Step:
         what = f"the {self.role} of {self.layer}" if self.role else f"of {self.layer}"
         facts = [self.becomes]
         if self.fans:
-            facts.append(f"fans {f'{self.blocks} x ' * (self.blocks > 1)}{self.fans}")
+            facts.append(f"fans {self.told_fans}")
         if self.std is not None:
             facts.append(f"std {self.std:.4g}")
         if self.seeds:
@@ -90,7 +104,8 @@ class Step:
         """The step as plain data that JSON can hold; see `Plan.to_dict`."""
         with checks.context(self.name):
             initializer = self.initializer and self.initializer.to_dict()
-        values = {name: v for name, v in vars(self).items() if name != "flattened" or v}  # which 0.3.0 cannot read
+        newer = ("flattened", "parametrizations")  # which 0.3.0 and 0.4.0 cannot read
+        values = {name: v for name, v in vars(self).items() if name not in newer or v}
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "initializer": initializer,
@@ -124,7 +139,8 @@ def decide(rules: Sequence[Rule], found: Sequence[Target], model: nn.Module) -> 
     claims = [claim for target in found for claim in target.claims]
     said = answers(rules, claims, model)
     for i, claim in enumerate(claims):
-        claim.decision = said.get(i) or keras_default(claim.role, claim.variable and claim.variable.default)
+        own = claim.variable
+        claim.decision = said.get(i) or (keras_default(own.role, own.default, own.origin) if own else UNDECIDED)
 
 
 def restrict(found: list[Target], only: Any, model: nn.Module) -> None:
@@ -135,6 +151,7 @@ def restrict(found: list[Target], only: Any, model: nn.Module) -> None:
             chosen = [[bool(only(claim.name)) for claim in target.claims] for target in found]
     else:
         chosen = _chosen_from(_names(only), found, model)
+    _choose_vectors(chosen, found, model)
     for target, each in zip(found, chosen, strict=True):
         if not all(each) and (target.has_step() or awaits(target, model)):
             lacking = [claim.canonical for claim, has in zip(target.claims, each, strict=True) if not has]
@@ -149,9 +166,19 @@ def _chosen_from(names: set[str], found: list[Target], model: nn.Module) -> list
     every = {name for stored in known for each in stored for name in each}
     if unknown := sorted(names - every - extra_states(model)):
         hint = checks.near(unknown[0], every)
-        listed = ", ".join(map(repr, unknown))
+        listed = checks.listed(map(repr, unknown))
         raise ValueError(f"`only` has {listed}, which no parameter or buffer of the model is called.{hint}")
     return [[not names.isdisjoint(each) for each in stored] for stored in known]
+
+
+def _choose_vectors(chosen: list[list[bool]], found: list[Target], model: nn.Module) -> None:
+    """Choose all vectors of a spectral_norm whose weight is chosen, or one of them."""
+    places = {id(target.tensor): i for i, target in enumerate(found)}
+    for target, each in zip(found, chosen, strict=True):
+        vectors = [places[id(vector)] for vector in vectors_of(target, model)]
+        if vectors and any(map(all, [each, *(chosen[i] for i in vectors)])):
+            for i in vectors:
+                chosen[i] = [True] * len(chosen[i])
 
 
 def _names(only: Any) -> set[str]:
@@ -166,38 +193,18 @@ def _names(only: Any) -> set[str]:
     return set(names)
 
 
-def refuse_uncovered(found: list[Target]) -> None:
-    """Raise UncoveredParameterError, listing every parameter of which nothing is said."""
-    bare = [target for target in found if all(claim.decision.value is None for claim in target.claims)]
-    if not bare:
-        return
-    lines = [f"  {t.name} {tuple(t.tensor.shape)} of {t.claims[0].layer}{_old_norm_hint(t)}" for t in bare]
-    example = repr(bare[0].name)
-    advice = (
-        f"Add a rule for each, such as {{{example}: 'zeros'}} or {{{example}: kinit.skip}}; register_layout "
-        "teaches a whole class; on_uncovered='keep' leaves them all as they are."
-    )
-    raise UncoveredParameterError("\n".join(["Neither Keras nor a rule says how to initialize:", *lines, advice]))
-
-
-def _old_norm_hint(target: Target) -> str:
-    old = target.name.endswith(("_g", "_v", "_orig"))
-    if not old or not torch_internals.forward_pre_hooks(target.claims[0].modules[0].module):
-        return ""
-    return " (made by the old torch.nn.utils.weight_norm or spectral_norm; torch.nn.utils.parametrizations has others)"
-
-
 def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
     """The step for a target, once the claims to it agree. `rehearsals` keeps what was found out of alike tensors."""
     claim, tensor = _deciding(target.claims), target.tensor
     target.claims.sort(key=lambda other: other is not claim)  # the first may have said skip, or have nothing to say
     decision, variable = claim.decision, claim.variable
     value = decision.value if isinstance(decision.value, Recipe) else None
-    fans, law = None, None
+    fans, law, passed = None, None, names_of(target, model)
     if value is not None:
-        with checks.context(f"{claim.name} (rule {decision.rule})"):
+        with checks.context(f"{checks.cut(claim.name)} (rule {decision.rule})"):
             fans, law = rehearse_once(value, variable, target, rehearsals)
             refuse_unsettable(target, model)
+        law = law_behind(law, passed, value, tensor.ndim)
     return Step(
         name=claim.name,
         layer=claim.layer,
@@ -208,10 +215,11 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
         fans=fans,
         blocks=variable.blocks if variable and value and not wants_parameter(value) else 1,
         law=law,
-        rule=decision.rule or "left alone (uncovered)",
+        rule=decision.rule or UNCOVERED,
         tied=tuple(other.name for other in target.claims[1:]),
         kind=target.kind,
         flattened=variable.flattened if variable else None,
+        parametrizations=passed,
     )
 
 
@@ -246,13 +254,23 @@ def _deciding(claims: list[Claim]) -> Claim:
 
     wanted = law(min(active, key=rank))
     first = next(claim for claim in active if law(claim) == wanted)
-    value, rule = first.decision
+    value = first.decision.value
     for claim in active:
         other = claim.decision
         if other is not first.decision and other.explicit and other.value != value:
-            raise TiedParameterError(
-                f"{first.name} and {claim.name} are one tensor, but {first.name} gets {value} ({rule}) and "
-                f"{claim.name} gets {other.value} ({other.rule}). Give both the same, or let one yield with "
-                f"{{{claim.name!r}: kinit.skip}} as the last rule."
-            )
+            raise TiedParameterError(_tied_message(first, claim))
     return first
+
+
+def _tied_message(first: Claim, other: Claim) -> str:
+    """What two owners of one tensor get that do not agree, and the ways out."""
+    one, two = checks.cut(first.name), checks.cut(other.name)
+    given, wanted = checks.cut(str(first.decision.value)), checks.cut(str(other.decision.value))
+    way_out = "Give both the same"
+    if not first.decision.explicit:
+        way_out = f"No rule speaks of {one}, of {first.layer}: add one, {{{checks.short(first.name)}: ...}}, to agree"
+    return (
+        f"{one} and {two} are one tensor, but {one} gets {given} ({first.decision.rule}) and {two} gets {wanted} "
+        f"({other.decision.rule}). {way_out}, or let one yield with {{{checks.short(other.name)}: kinit.skip}} as the "
+        "last rule."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from torch_kinit import torch_internals
+from torch_kinit import checks, torch_internals
 from torch_kinit.layers.table import layout_of
 from torch_kinit.layers.variable import Options, Variable
+from torch_kinit.model.pruned import as_stored
 from torch_kinit.model.rules import UNDECIDED, Decision
+from torch_kinit.shards import gathered, is_distributed
 from torch_kinit.torch_internals import buffers_of, parameters_of, tensors_of
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -80,13 +82,13 @@ def everything(model: nn.Module, options: Options) -> list[Target]:
     """The targets of a model, and then its buffers of which no layout speaks, such as a rotary cache."""
     known = targets(model, options)
     taken, found = {id(target.tensor) for target in known}, dict[int, Target]()
-    others = [(name, b) for name, b in model.named_buffers(remove_duplicate=False) if id(b) not in taken]
-    modules = dict(model.named_modules(remove_duplicate=False)) if others else {}
-    paths = canonical_paths(modules.items())
-    for name, buffer in others:
-        path, _, last = name.rpartition(".")
-        owner = Owner(path, modules[path], paths[path])
-        claim = Claim(name, _join(owner.canonical, last), None, [owner], buffer=True, extra=True)
+    modules = list(model.named_modules(remove_duplicate=False))  # FSDP1's named_buffers leaves its wrappers out
+    held = [(path, m, name, b) for path, m in modules for name, b in buffers_of(m).items() if b is not None]
+    others = [each for each in held if id(each[-1]) not in taken]
+    paths = canonical_paths(modules) if others else {}
+    for path, module, last, buffer in others:
+        owner = Owner(path, module, paths[path])
+        claim = Claim(_join(path, last), _join(owner.canonical, last), None, [owner], buffer=True, extra=True)
         found.setdefault(id(buffer), Target(buffer, kind="buffer")).claims.append(claim)
     return [*known, *found.values()]
 
@@ -100,7 +102,7 @@ def targets(model: nn.Module, options: Options) -> list[Target]:
     by_name: dict[str, Claim] = {}
     for path, module in modules:
         owner = Owner(path, module, paths[path])
-        variables = layout_of(module, options)
+        variables = [as_stored(variable, module) for variable in layout_of(module, options)]
         own = [name for name, parameter in parameters_of(module).items() if parameter is not None]
         alone = len(own) == 1  # no doubt which one is meant
         if isinstance(module, parametrize.ParametrizationList):
@@ -160,16 +162,36 @@ def chain_of(module: nn.Module, name: str) -> Any:
     return holder.parametrizations[attribute]  # type: ignore[index]
 
 
-def parametrized_value(chain: nn.Module) -> Tensor:
-    """The value a parametrization gives, computed in eval mode so that none (spectral_norm's) changes its state."""
+def parametrized_value(chain: Any, prepare: Callable[[nn.Module, Tensor], object] | None = None) -> Tensor:
+    """The value a parametrization gives, computed in eval mode so that none (spectral_norm's) changes its state.
+
+    `prepare` is called before each of those in the chain, with what that is given.
+    """
     modes = [(m, m.training) for m in chain.modules()]
+    given = [tensor for name, tensor in tensors_of(chain).items() if name.startswith("original")]
     try:
         chain.eval()
         with torch.no_grad():
-            return chain()  # type: ignore[no-any-return]
+            for step in chain:
+                if prepare is not None:
+                    prepare(step, given[0])
+                given = [_value_of(step, given)]
     finally:
         for module, training in modes:
             module.training = training
+    return given[0]
+
+
+def _value_of(step: Any, given: list[Tensor]) -> Tensor:
+    """What one parametrization makes of its tensors; spectral_norm's own forward mixes DTensors with plain tensors."""
+    weight, kept = given[0], torch_internals.spectral_vectors(step)
+    value: Tensor
+    if not (kept and is_distributed(weight)) or weight.is_meta:
+        value = weight if kept and weight.is_meta else step(*given)
+        return value
+    u, v, matrix = (gathered(tensor) for tensor in (kept["u"], kept["v"], weight))
+    value = weight / torch.vdot(u, matrix.movedim(step.dim, 0).flatten(1) @ v)
+    return value
 
 
 def canonical_paths(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, str]:
@@ -220,7 +242,7 @@ def refuse_unready(modules: list[tuple[str, nn.Module]]) -> None:
             _refuse_flat(path, modules)
     if lazy := [_join(path, name) for path, name, tensor in tensors if is_lazy(tensor)]:
         verb = "is" if len(lazy) == 1 else "are"
-        raise ValueError(f"{', '.join(lazy)} {verb} lazy and without a shape: run one forward pass first.")
+        raise ValueError(f"{checks.listed(lazy)} {verb} lazy and without a shape: run one forward pass first.")
 
 
 def _refuse_flat(path: str, modules: list[tuple[str, nn.Module]]) -> None:

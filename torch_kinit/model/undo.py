@@ -28,8 +28,8 @@ class Undo:
     def __enter__(self) -> Undo:
         return self
 
-    def remember(self, target: Target, model: nn.Module) -> None:
-        """Keep what `target` is now."""
+    def remember(self, target: Target, model: nn.Module) -> Tensor:
+        """Keep what `target` is now, and return its values."""
         tensors: list[Tensor] = [target.tensor]
         if target.parametrized:
             chain = chain_of(model, target.name)
@@ -40,6 +40,7 @@ class Undo:
         device = target.tensor.device
         if device.type not in ("cpu", "meta") and device not in self._states:
             self._states[device] = torch.get_device_module(device).get_rng_state(device)
+        return target.tensor if target.parametrized else self._values[-1][2]
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:

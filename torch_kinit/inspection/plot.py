@@ -1,0 +1,236 @@
+"""Pictures: a law beside what is drawn from it, a plan beside its model, a signal through the depth of a network.
+
+They need matplotlib (`pip install torch_kinit[plot]`), which is imported when the first one is drawn. Each function
+draws on `ax`, or on a new figure, and returns what it drew on; nothing is shown or saved, and no setting is changed.
+Colours are Okabe and Ito's, told apart by the colour-blind, with a marker and a line style of its own for each.
+
+Example:
+    >>> import torch_kinit as kinit
+    >>> kinit.plot.law("he_normal", (64, 100)).get_xlabel()
+    'value of a weight'
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_kinit.initializers import names
+from torch_kinit.initializers.axes import shape_of
+from torch_kinit.initializers.recipe import Recipe
+from torch_kinit.model.plan import INSPECTIONS, Plan
+from torch_kinit.model.plan_table import observe
+from torch_kinit.model.steps import Step
+from torch_kinit.model.targets import holder_of
+from torch_kinit.streams.key import Key
+from torch_kinit.streams.laws import Entries
+
+__all__ = ["law", "plan", "probes"]
+
+BLUE, VERMILLION, SKY, GREY = "#0072B2", "#D55E00", "#56B4E9", "#8C8C8C"
+_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000")
+_MARKERS = "os^DvPX"
+_LINES = ("-", "--", "-.", ":")
+_ENOUGH = 1 << 15  # values, for a histogram that shows the law; small weights are drawn several times
+_MOST_NAMES = 60
+
+
+def law(identifier: Any, shape: Any, *, layout: str = "torch", fans: Any = None, ax: Any = None) -> Any:
+    """Draw the histogram of a weight that an initializer filled, and the exact density of its law.
+
+    Args:
+        identifier: an initializer, or anything else `get` takes.
+        shape: that of the weight, or a tensor of that shape. A weight of few values is drawn several times.
+        layout, fans: as for `torch_kinit.law`.
+        ax: the Axes to draw on; None for new ones.
+
+    Returns:
+        The Axes. Dotted lines are the law's bounds; an orthogonal matrix, whose values depend on each other, has no
+        density.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: nobody knows the law (see `torch_kinit.law`), or the weight has no values.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> ax = kinit.plot.law("he_normal", (64, 100))
+        >>> print(ax.get_title())
+        he_normal, shape (64, 100)
+        mean 0, std 0.1414
+    """
+    known, recipe = names.law(identifier, shape, layout=layout, fans=fans), names.recipe(identifier)
+    values = _drawn(recipe, shape_of(shape), layout, fans)
+    ax = _new_axes((6, 3.6))[0] if ax is None else ax
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or abs(high) or 1.0
+    label = f"{values.numel():,} values drawn"
+    if known.std == 0:
+        ax.bar([low], [1.0], width=margin / 20, color=SKY, label=label)
+        ax.set_xlim(low - margin, low + margin)
+    else:
+        ax.hist(values.numpy(), bins=60, range=(low, high), density=True, color=SKY, label=label)
+    if known.std and not isinstance(known, Entries):
+        x = torch.linspace(low - margin, high + margin, 1001, dtype=torch.float64)
+        ax.plot(x.numpy(), known.pdf(x).numpy(), color="black", linewidth=1.4, label="exact density")
+        for bound, name in zip(known.bounds, ("least", "greatest"), strict=True):
+            if math.isfinite(bound):
+                ax.axvline(bound, color=VERMILLION, linestyle=":", linewidth=1.4, label=f"{name} value {bound:.4g}")
+    ax.set_title(f"{recipe}, shape {tuple(shape_of(shape))}\nmean {known.mean:.4g}, std {known.std:.4g}", fontsize=10)
+    _dress(ax, "value of a weight", "density (share per unit of value)" if known.std else "share of the values")
+    return ax
+
+
+def _drawn(recipe: Recipe, shape: Sequence[int], layout: str, fans: Any) -> Tensor:
+    """The values of as many weights as a histogram needs, from a fixed key."""
+    if 0 in shape:
+        raise ValueError(f"`shape` must have values to draw, got {tuple(shape)}.")
+    count = min(1000, math.ceil(_ENOUGH / math.prod(shape)))
+    weights = [torch.empty(tuple(shape), device="cpu") for _ in range(count)]
+    for i, weight in enumerate(weights):
+        recipe.without_generator()(weight, layout=layout, fans=fans, generator=Key(0).fold_in(i))
+    return torch.stack(weights).flatten()
+
+
+def plan(plan: Plan, *, ax: Any = None) -> Any:
+    """Draw the std that the law of each parameter has, and the one that its values have now.
+
+    Args:
+        plan: a plan. One that was read from data has no model, and shows its laws alone.
+        ax: the Axes to draw on; None for new ones, as high as there are parameters.
+
+    Returns:
+        The Axes: a line a parameter, in the order of the plan. A diamond is the law's std, a dot that of the values.
+        Parameters of one value, both by the law and in the model, are left out.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        TypeError: it is no plan.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        >>> ax = kinit.plot.plan(kinit.plan(model))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"`plan` must be a Plan, such as kinit.plan(model), got one of type {type(plan).__name__}.")
+    named = [(step.name, step.law.std, _std_now(step, plan)) for step in plan if step.law and step.kind == "parameter"]
+    shown = [(name, by_law, now) for name, by_law, now in named if by_law or now]
+    ax = _new_axes((7, 1.6 + 0.22 * min(len(shown), _MOST_NAMES)))[0] if ax is None else ax
+    held = [(place, now) for place, (_, _, now) in enumerate(shown) if now is not None]
+    for place, now in held:
+        ax.plot([shown[place][1], now], [place, place], color=GREY, linewidth=1, zorder=1)
+    style = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": "none"}
+    ax.plot([by_law for _, by_law, _ in shown], range(len(shown)), "D", label="law", **style)
+    if held:
+        style = {"color": VERMILLION, "markersize": 4, "linestyle": "none"}
+        ax.plot([now for _, now in held], [place for place, _ in held], "o", label="the model now", **style)
+    smallest = min((std for _, *stds in shown for std in stds if std), default=1.0)
+    ax.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(smallest)), linscale=0.3)
+    ax.set_xlim(left=0)
+    ticks = range(0, len(shown), max(1, math.ceil(len(shown) / _MOST_NAMES)))
+    ax.set_yticks(list(ticks), [_short(shown[place][0]) for place in ticks], fontsize=8)
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
+    return ax
+
+
+INSPECTIONS["plot"] = plan
+
+
+def _std_now(step: Step, plan: Plan) -> float | None:
+    if plan.model is None:
+        return None
+    std = observe(getattr(*holder_of(plan.model, step.name)))[1]
+    return std if math.isfinite(std) else None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 48 else "…" + name[-47:]
+
+
+def probes(reports: Mapping[str, Any], *, ax: Any = None) -> tuple[Any, ...]:
+    """Draw how the signal and the gradient pass through the depth of a model, of several probes at once.
+
+    Args:
+        reports: what `torch_kinit.probe` returned, by the name that the legend has for it, such as the law of the
+            weights.
+        ax: Axes for the outputs, or a pair, the second for the gradients; None for new ones.
+
+    Returns:
+        The Axes, one or two: for each layer with weights the std of its outputs, and the norm of their gradient.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        TypeError: `reports` are not reports by name.
+
+    Example:
+        >>> import torch
+        >>> import torch_kinit as kinit
+        >>> from torch import nn
+        >>> model = nn.Sequential(*[nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(8)])
+        >>> reports = {}
+        >>> for law in ("glorot_normal", "he_normal"):
+        ...     _ = kinit.apply(model, {nn.Linear: law}, seed=0)
+        ...     reports[law] = kinit.probe(model, torch.ones(4, 64))
+        >>> outputs, gradients = kinit.plot.probes(reports)
+        >>> outputs.get_ylabel(), gradients.get_ylabel()
+        ('std of the outputs', 'norm of the gradient of the outputs')
+    """
+    if not isinstance(reports, Mapping) or not all(hasattr(report, "weighted") for report in reports.values()):
+        raise TypeError("`reports` must be a dict from names to what kinit.probe returned: {'he_normal': report}.")
+    backward = any(report.gradient is not None for report in reports.values())
+    axes = _new_axes((9 if backward else 5, 3.6), 1 + backward) if ax is None else ax
+    axes = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+    for i, (name, report) in enumerate(reports.items()):
+        rows = report.weighted
+        signals = [row.std for row in rows], [row.gradient_norm for row in rows]
+        for each, values, growth in zip(axes, signals, (report.growth, report.gradient_growth), strict=False):
+            factor = "" if growth is None else f" (× {growth:.2f} a layer)"
+            _line(each, values, i, name + factor)
+    for each, label in zip(axes, ("std of the outputs", "norm of the gradient of the outputs"), strict=False):
+        each.set_yscale("log")
+        _dress(each, "layer with weights, from the input to the output", label)
+    if len(axes) > 1:
+        axes[1].legend(title="backwards", fontsize=8, title_fontsize=8)
+    return axes
+
+
+def _line(ax: Any, values: Sequence[float | None], index: int, label: str) -> None:
+    """A line of a colour, marker and style of its own; without points where there is nothing on a logarithmic axis."""
+    drawn = [value if value and math.isfinite(value) else math.nan for value in values]
+    style = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
+    ax.plot(
+        range(1, len(values) + 1),
+        drawn,
+        **style,
+        linestyle=_LINES[index % len(_LINES)],
+        markevery=(index % 3, max(1, len(values) // 12)) if len(values) > 24 else None,
+        markersize=5,
+        linewidth=1.6,
+        label=label,
+    )
+
+
+def _new_axes(size: tuple[float, float], columns: int = 1) -> list[Any]:
+    """The Axes of a new figure, which matplotlib shows as its user has it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib, which is missing: pip install torch_kinit[plot].") from error
+    return list(plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False)[1][0])
+
+
+def _dress(ax: Any, x: str, y: str) -> None:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize=8)

@@ -295,6 +295,18 @@ def test_an_audit_changes_nothing():
     assert not model.training
 
 
+def test_devices_agree(device):
+    """A model on another device has the verdicts and causes that it has on the CPU."""
+    for planted_mistake in (False, True):
+        model = Every()
+        made = kinit.apply(model, seed=0)
+        if planted_mistake:
+            nn.init.xavier_uniform_(model.attention.in_proj_weight)
+        here = [(each.name, each.verdict, each.cause, each.failed) for each in made.audit()]
+        there = [(each.name, each.verdict, each.cause, each.failed) for each in kinit.audit(model.to(device))]
+        assert here == there
+
+
 REFUSED = {
     "no module": (lambda: kinit.audit(3), TypeError, "`model` must be a torch.nn.Module"),
     "alpha": (lambda: kinit.audit(nn.Linear(2, 2), alpha=1.0), ValueError, "`alpha` must be more than 0 and less th"),
@@ -342,6 +354,36 @@ def test_no_false_alarm_in_400_tensors():
     model = nn.Sequential(*(nn.Linear(4 + i % 29, 4 + (7 * i) % 31) for i in range(200)))
     made = kinit.plan(model, {f"{i}.*": {"kernel": laws[i % 5], "bias": "random_normal"} for i in range(200)})
     assert [made.apply(seed=seed).audit().ok for seed in range(8)] == [True] * 8
+
+
+FOUND = {  # a mistake in a layer from n to 2n units that should have he_normal, and its name
+    "torch's default": (partial(nn.init.kaiming_uniform_, a=5**0.5), TORCH + "kaiming_uniform(a=sqrt 5)"),
+    "truncation not corrected": (lambda w: w.mul_(0.8796256610342398), "std is 0.88 of the law's"),
+    "not truncated": (lambda w: nn.init.normal_(w, std=(2 / w.shape[1]) ** 0.5), "not truncated"),
+    "swapped fans": (lambda w: kinit.he_normal_(w.t()), "fans look swapped"),
+}
+
+
+def rate(damage, cause, size, seeds=20):
+    """How often the mistake is named, in how many seeds it is off at least."""
+    named = 0
+    for seed in range(seeds):
+        layer = nn.Linear(size, 2 * size)
+        made = kinit.apply(layer, HE, seed=seed)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            damage(layer.weight)
+        named += cause in made.audit()["weight"].cause and not made.audit().ok
+    return named / seeds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("damage", "cause"), FOUND.values(), ids=FOUND)
+def test_detection_rates(damage, cause):
+    """From 512 values on each mistake is named in every seed; at 128 the rate is what the documentation says."""
+    rates = [rate(damage, cause, size) for size in (8, 16, 32)]
+    print(f"{cause}: {rates}")
+    assert rates[1:] == [1.0, 1.0]
 
 
 @pytest.mark.slow

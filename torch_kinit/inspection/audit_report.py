@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch_kinit import checks
 from torch_kinit.model import report
 
 OK, SMALL, OFF, TRAINED = "ok", "too small to tell", "off", "looks trained"
@@ -100,7 +101,8 @@ class Audit:
         for found in self.findings:
             if name in (found.name, *found.tied):
                 return found
-        raise KeyError(f"The audit has no parameter {name!r}.")
+        names = [each for found in self.findings for each in (found.name, *found.tied)]
+        raise KeyError(f"The audit has no parameter {checks.short(name)}.{checks.near(str(name), names)}")
 
     def __repr__(self) -> str:
         return f"<Audit of {len(self)} tensors, {sum(not found.ok for found in self.findings)} off>"

@@ -201,6 +201,20 @@ class Plan:
         Execution(self, model, source_of(generator, seed, prefix)).run(progress)
         return self
 
+    def audit(self, model: nn.Module | None = None, *, alpha: float = 1e-3) -> Any:
+        """Compare the values that a model holds now, by default the plan's own, with the plan: see `kinit.audit`.
+
+        Raises:
+            ValueError: as `apply`.
+
+        Example:
+            >>> from torch import nn
+            >>> import torch_kinit as kinit
+            >>> kinit.apply(nn.Linear(64, 256), seed=0).audit().ok
+            True
+        """
+        return INSPECTIONS["audit"](self, model, alpha=alpha)
+
     def plot(self, ax: Any = None) -> Any:
         """Draw the std of each parameter's law beside that of its values now; see `torch_kinit.plot.plan`."""
         return INSPECTIONS["plot"](self, ax=ax)

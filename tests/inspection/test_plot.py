@@ -120,6 +120,27 @@ def test_long_plans_stay_legible():
     assert ax.figure.get_size_inches()[1] < 15
 
 
+def finding(name, verdict, measured, expected, cause=""):
+    return {"name": name, "verdict": verdict, "cause": cause, "measured": measured, "expected": expected}
+
+
+def test_an_audit_is_drawn_with_its_causes():
+    """What is off is a square with its cause, what fits a dot, others a cross; what has no std is left out."""
+    findings = [
+        finding("0.weight", "off", {"std": 0.2}, {"std": 0.1}, "fans look swapped"),
+        finding("0.bias", "ok", {"value": 0.0}, {"value": 0.0}),
+        finding("1.weight", "ok", {"std": 0.101}, {"std": 0.1}),
+        finding("2.weight", "too small to tell", {"std": 0.09}, {"std": 0.1}),
+    ]
+    ax = kinit.plot.audit({"findings": findings})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.weight", "1.weight", "2.weight"]
+    drawn = {label: (line.get_marker(), *line.get_xdata(), *line.get_ydata()) for label, line in lines(ax).items()}
+    assert drawn.pop("law") == ("D", 0.1, 0.1, 0.1, 0, 1, 2)
+    assert drawn == {"off": ("s", 0.2, 0), "ok": ("o", 0.101, 1), "too small to tell": ("x", 0.09, 2)}
+    assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("fans look swapped", 0)]
+    assert words(ax) == ["law", "off", "ok", "too small to tell"]
+
+
 def reports(names, depth=6):
     model = nn.Sequential(*[nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in range(depth)])
     for name in names:
@@ -166,6 +187,8 @@ def test_what_cannot_be_drawn_is_refused():
     """Other things than plans and probes are errors that say what is wanted; an unknown law is `kinit.law`'s error."""
     with pytest.raises(TypeError, match="`plan` must be a Plan, such as kinit"):
         kinit.plot.plan(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"`report` must be what kinit\.audit returned, got one of type Linear"):
+        kinit.plot.audit(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="`reports` must be a dict from names"):
         kinit.plot.probes([1])
     with pytest.raises(TypeError, match="`reports` must be a dict from names"):

@@ -94,6 +94,7 @@ def test_a_plan_is_drawn_beside_its_model():
     held = [model[0].weight, model[0].bias, model[2].weight]
     assert list(now.get_xdata()) == pytest.approx([float(p.detach().std(correction=0)) for p in held], rel=1e-5)
     assert list(law.get_ydata()) == list(now.get_ydata()) == [0, 1, 2]
+    assert max(*law.get_xdata(), *now.get_xdata()) < ax.get_xlim()[1]
     bottom, top = ax.get_ylim()
     assert bottom > 2 > 0 > top
     assert "std" in ax.get_xlabel()
@@ -139,6 +140,8 @@ def test_an_audit_is_drawn_with_its_causes():
     assert drawn == {"off": ("s", 0.2, 0), "ok": ("o", 0.101, 1), "too small to tell": ("x", 0.09, 2)}
     assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("fans look swapped", 0)]
     assert words(ax) == ["law", "off", "ok", "too small to tell"]
+    assert ax.get_xlim()[0] == 0
+    assert ax.get_xlim()[1] > 0.2
 
 
 def reports(names, depth=6):
@@ -162,6 +165,10 @@ def test_probes_are_overlaid():
             assert len({getattr(line, kind)() for line in drawn}) == 3
         assert {line.get_color() for line in drawn} <= OKABE_ITO
         assert ax.get_yscale() == "log"
+        low, high = ax.get_ylim()
+        assert low < min(min(line.get_ydata()) for line in drawn)
+        assert max(max(line.get_ydata()) for line in drawn) < high
+        assert high >= 99 * low
     assert [ax.get_ylabel() for ax in axes] == ["std of the outputs", "norm of the gradient of the outputs"]
 
 

@@ -32,10 +32,11 @@ from torch_kinit.streams.laws import Entries
 
 __all__ = ["audit", "law", "plan", "probes"]
 
-BLUE, VERMILLION, SKY, GREY = "#0072B2", "#D55E00", "#56B4E9", "#8C8C8C"
-_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000")
+BLUE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8C8C8C"
+_COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", SKY, "#000000")
 _MARKERS = "os^DvPX"
 _LINES = ("-", "--", "-.", ":")
+_VERDICTS = {"ok": (BLUE, "o", 4), "off": (VERMILLION, "s", 5), "looks trained": (GREEN, "^", 5)}
 _ENOUGH = 1 << 15  # values, for a histogram that shows the law; small weights are drawn several times
 _MOST_NAMES = 60
 
@@ -139,7 +140,7 @@ def audit(report: Any, *, ax: Any = None) -> Any:
 
     Returns:
         The Axes: a line a parameter. A diamond is the law's std; a dot that of values that fit, a square of those
-        that are off, a cross of others. Findings without a std, such as those of constants, are left out.
+        that are off, a triangle of trained ones, a cross of others. What has no std, such as a constant, is left out.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -158,11 +159,10 @@ def audit(report: Any, *, ax: Any = None) -> Any:
         raise TypeError(f"`report` must be what kinit.audit returned, got one of type {type(report).__name__}.")
     shown = [f for f in data["findings"] if None not in (f["measured"].get("std"), f["expected"].get("std"))]
     by_law = [finding["expected"]["std"] for finding in shown]
-    ax = _beside([finding["name"] for finding in shown], by_law, ax)
-    styles = {"ok": (BLUE, "o", 4), "off": (VERMILLION, "s", 5)}
+    ax = _beside([finding["name"] for finding in shown], by_law, ax, width=10)
     for verdict in dict.fromkeys(finding["verdict"] for finding in shown):
         of_it = [i for i, finding in enumerate(shown) if finding["verdict"] == verdict]
-        colour, marker, size = styles.get(verdict, ("black", "x", 5))
+        colour, marker, size = _VERDICTS.get(verdict, ("black", "x", 5))
         held = [(i, by_law[i], shown[i]["measured"]["std"]) for i in of_it]
         _measured(ax, held, verdict, color=colour, marker=marker, markersize=size)
     for place, finding in enumerate(shown):
@@ -172,10 +172,10 @@ def audit(report: Any, *, ax: Any = None) -> Any:
     return ax
 
 
-def _beside(names: Sequence[str], by_law: Sequence[float], ax: Any) -> Any:
+def _beside(names: Sequence[str], by_law: Sequence[float], ax: Any, width: float = 7) -> Any:
     """Axes with a line a parameter, from top to bottom, and a diamond at the std of its law."""
     count = len(names)
-    ax = _new_axes((7, 1.6 + 0.22 * min(count, _MOST_NAMES)))[0] if ax is None else ax
+    ax = _new_axes((width, 1.6 + 0.22 * min(count, _MOST_NAMES)))[0] if ax is None else ax
     style = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": "none"}
     ax.plot(by_law, range(count), "D", label="law", **style)
     ticks = range(0, count, max(1, math.ceil(count / _MOST_NAMES)))
@@ -192,9 +192,9 @@ def _measured(ax: Any, held: Sequence[tuple[int, float, float]], label: str = ""
     if held:
         stds, places = [std for _, _, std in held], [place for place, _, _ in held]
         ax.plot(stds, places, linestyle="none", label=label, **style)
-    smallest = min((std for line in ax.get_lines() for std in line.get_xdata() if std), default=1.0)
-    ax.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(smallest)), linscale=0.3)
-    ax.set_xlim(left=0)
+    drawn = [std for line in ax.get_lines() for std in line.get_xdata() if std] or [1.0]
+    ax.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(drawn))), linscale=0.3)
+    ax.set_xlim(0, 1.5 * max(drawn))
     _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=8)
 
@@ -254,6 +254,7 @@ def probes(reports: Mapping[str, Any], *, ax: Any = None) -> tuple[Any, ...]:
             _line(each, values, i, name + factor)
     for each, label in zip(axes, ("std of the outputs", "norm of the gradient of the outputs"), strict=False):
         each.set_yscale("log")
+        each.set_ylim(*_decades(each))
         _dress(each, "layer with weights, from the input to the output", label)
     if len(axes) > 1:
         axes[1].legend(title="backwards", fontsize=8, title_fontsize=8)
@@ -274,6 +275,13 @@ def _line(ax: Any, values: Sequence[float | None], index: int, label: str) -> No
         linewidth=1.6,
         label=label,
     )
+
+
+def _decades(ax: Any) -> tuple[float, float]:
+    """The limits of what is drawn, two decades apart at least, so that a steady signal looks steady."""
+    drawn = [value for line in ax.get_lines() for value in line.get_ydata() if value > 0] or [1.0]
+    middle = math.sqrt(min(drawn)) * math.sqrt(max(drawn))
+    return min(min(drawn) / 2, middle / 10), max(max(drawn) * 2, middle * 10)
 
 
 def _new_axes(size: tuple[float, float], columns: int = 1) -> list[Any]:

@@ -33,6 +33,8 @@ from torch_kinit.initializers.scaled import (
 )
 from torch_kinit.initializers.structured import identity_, orthogonal_, stft_
 from torch_kinit.inspection import plot
+from torch_kinit.inspection.audit import audit
+from torch_kinit.inspection.audit_report import Audit, Finding
 from torch_kinit.inspection.compare import compare
 from torch_kinit.inspection.comparison import Comparison
 from torch_kinit.inspection.differences import Difference
@@ -69,14 +71,14 @@ from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 __version__ = "0.4.0"
 
 __all__ = [
-    "Comparison", "Constant", "Difference", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal", "OutputReport", "OutputRow",
-    "Plan", "ProbeReport", "ProbeRow", "Step", "TiedParameterError", "TruncatedNormal", "Twin",
-    "UncoveredParameterError", "Uniform", "UnusedRuleError", "Variable", "apply", "compare", "compiled", "constant_",
-    "fans", "flattened", "from_keras", "get", "glorot_normal_", "glorot_uniform_", "he_normal_", "he_uniform_",
-    "identity_", "keras_config", "law", "lecun_normal_", "lecun_uniform_", "load_rules", "materialize", "ones_",
-    "orthogonal_", "param_init_fn", "plan", "plot", "probe", "random_normal_", "random_uniform_",
-    "register_keras_layer", "register_layout", "replay_keras", "rules_from_keras", "serialize", "skip", "stft_",
-    "to_keras", "trunc_normal_", "twin", "unit_forget_bias_", "variance_scaling_", "zeros_",
+    "Audit", "Comparison", "Constant", "Difference", "Finding", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal",
+    "OutputReport", "OutputRow", "Plan", "ProbeReport", "ProbeRow", "Step", "TiedParameterError", "TruncatedNormal",
+    "Twin", "UncoveredParameterError", "Uniform", "UnusedRuleError", "Variable", "apply", "audit", "compare",
+    "compiled", "constant_", "fans", "flattened", "from_keras", "get", "glorot_normal_", "glorot_uniform_",
+    "he_normal_", "he_uniform_", "identity_", "keras_config", "law", "lecun_normal_", "lecun_uniform_", "load_rules",
+    "materialize", "ones_", "orthogonal_", "param_init_fn", "plan", "plot", "probe", "random_normal_",
+    "random_uniform_", "register_keras_layer", "register_layout", "replay_keras", "rules_from_keras", "serialize",
+    "skip", "stft_", "to_keras", "trunc_normal_", "twin", "unit_forget_bias_", "variance_scaling_", "zeros_",
 ]  # fmt: skip
 
 # Names live here, whatever file they stand in: tracebacks and pickles say so.

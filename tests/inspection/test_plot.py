@@ -140,6 +140,13 @@ def test_an_audit_is_drawn_with_its_causes():
     assert drawn == {"off": ("s", 0.2, 0), "ok": ("o", 0.101, 1), "too small to tell": ("x", 0.09, 2)}
     assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("fans look swapped", 0)]
     assert words(ax) == ["law", "off", "ok", "too small to tell"]
+    found = kinit.audit(nn.Sequential(nn.Linear(64, 256), nn.LayerNorm(256)))
+    real = found.plot()
+    assert [label.get_text() for label in real.get_yticklabels()] == ["0.weight", "0.bias"]
+    assert [text.get_text()[:29] for text in real.texts] == [
+        "looks like torch's default ka",
+        "looks like torch's default bi",
+    ]
     assert ax.get_xlim()[0] == 0
     assert ax.get_xlim()[1] > 0.2
 

@@ -140,7 +140,7 @@ def audit(report: Any, *, ax: Any = None) -> Any:
 
     Returns:
         The Axes: a line a parameter. A diamond is the law's std; a dot that of values that fit, a square of those
-        that are off, a triangle of trained ones, a cross of others. What has no std, such as a constant, is left out.
+        that are off, a triangle of trained ones, a cross of others. What has no std, and constants that fit, are left out.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -157,7 +157,8 @@ def audit(report: Any, *, ax: Any = None) -> Any:
     data = report.to_dict() if hasattr(report, "to_dict") else report
     if not isinstance(data, Mapping) or "findings" not in data:
         raise TypeError(f"`report` must be what kinit.audit returned, got one of type {type(report).__name__}.")
-    shown = [f for f in data["findings"] if None not in (f["measured"].get("std"), f["expected"].get("std"))]
+    stds = [(finding, finding["measured"].get("std"), finding["expected"].get("std")) for finding in data["findings"]]
+    shown = [f for f, now, by_law in stds if None not in (now, by_law) and (now or by_law or f["verdict"] != "ok")]
     by_law = [finding["expected"]["std"] for finding in shown]
     ax = _beside([finding["name"] for finding in shown], by_law, ax, width=10)
     for verdict in dict.fromkeys(finding["verdict"] for finding in shown):

@@ -20,8 +20,7 @@ from torch_kinit.torch_internals import WRAPPERS
 
 _WITH_DATA_PARALLEL = WRAPPERS | {"module"}
 
-# What methods of a plan call in the room above this one, which enters it here when torch_kinit is imported.
-INSPECTIONS: dict[str, Callable[..., Any]] = {}
+INSPECTIONS: dict[str, Callable[..., Any]] = {}  # what stands above and looks at plans enters itself here
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,20 @@ class Plan:
         checks.module(model)
         Execution(self, model, source_of(generator, seed, prefix)).run(progress)
         return self
+
+    def audit(self, model: nn.Module | None = None, *, alpha: float = 1e-3) -> Any:
+        """Compare the values that a model holds now, by default the plan's own, with the plan: see `kinit.audit`.
+
+        Raises:
+            ValueError: as `apply`.
+
+        Example:
+            >>> from torch import nn
+            >>> import torch_kinit as kinit
+            >>> kinit.apply(nn.Linear(64, 256), seed=0).audit().ok
+            True
+        """
+        return INSPECTIONS["audit"](self, model, alpha=alpha)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the std of each parameter's law beside that of its values now; see `torch_kinit.plot.plan`."""

@@ -68,7 +68,7 @@ from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "Audit", "Comparison", "Constant", "Difference", "Finding", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal",

@@ -31,11 +31,13 @@ class _Short(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         kind = type(x).__name__
-        if isinstance(x, torch.Tensor) or (hasattr(x, "__array__") and hasattr(x, "shape")):
-            return f"<{kind} of shape {reprlib.repr(tuple(x.shape))}>"
         if isinstance(x, nn.Module):
             return f"{kind}(...)"
         try:
+            if isinstance(x, torch.Tensor) or (hasattr(x, "__array__") and not isinstance(x, type)):
+                return f"<{kind} of shape {reprlib.repr(tuple(x.shape))}>"
+            if isinstance(x, dict):
+                return self.repr_dict(x, level)
             return super().repr1(x, level)
         except Exception:  # an int of too many digits, a user's own class
             return f"<{kind}>"

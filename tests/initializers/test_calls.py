@@ -85,6 +85,7 @@ def test_a_rule_takes_it():
 UNREAD = {
     "code": ("trunc_normal(std=[x for x in (1,)])", "is no plain value"),
     "arithmetic": ("trunc_normal(std=2*0.01)", "'2 * 0.01' is no plain value"),
+    "nan": ("constant(nan)", "'nan' is no plain value"),
     "attribute": ("trunc_normal(std=math.pi)", "'math.pi' is no plain value"),
     "lambda": ("(lambda: 0)()", "it is not a name with arguments"),
     "two calls": ("he_normal()()", "it is not a name with arguments"),
@@ -140,7 +141,9 @@ def test_an_argument_of_another_name(identifier, says):
 
 def test_arguments_go_in_by_name():
     """Only a constant has its value by position, as it is printed."""
-    with pytest.raises(ValueError, match=re.escape("go in by name, got 0.02 for trunc_normal, such as mean=...")):
+    with pytest.raises(
+        ValueError, match=re.escape("go in by name, got 0.02 for trunc_normal, which takes mean, std, lower")
+    ):
         recipe("trunc_normal(0.02)")
     with pytest.raises(ValueError, match="go in by name"):
         recipe("constant(1, 2)")
@@ -165,6 +168,8 @@ STRANGERS = {
     "delta_orthogonal": "'orthogonal'",
     "zeros_init": "'zeros'",
     "keras.initializers.HeNormal": "Write 'HeNormal' alone.",
+    "torch.nn.init.trunc_normal_": "have std 1 and absolute bounds.",
+    "xavier": "'glorot_uniform' and 'glorot_normal', which is truncated",
     "torch.nn.init.orthogonal_": "Write 'orthogonal_' alone.",
     "HE_NORMAL": "Did you mean 'he_normal'?",
 }

@@ -381,6 +381,22 @@ def test_other_inputs_are_refused(kerases, change, inputs, message):
         kinit.compare(config, Cubes(), inputs=torch.from_numpy(inputs))
 
 
+@pytest.mark.parametrize("to", [torch.float16, torch.bfloat16, "meta"], ids=str)
+def test_ports_without_precise_outputs_are_refused(kerases, to):
+    """Half precision would be off everywhere, and a model on the meta device gives no numbers."""
+    with pytest.raises(ValueError, match=r"port\.float\(\)|on the meta device and has no outputs"):
+        kinit.compare(json.loads(kerases["cubes"][1]), Cubes().to(to))
+
+
+@pytest.mark.parametrize(("wrong", "layer"), [("", None), ("frozen", "norm"), ("unscaled", "heads")])
+def test_ports_in_double_precision(kerases, wrong, layer):
+    """A port in float64 is compared as one in float32 is."""
+    model, config = kerases["programs"]
+    port = Programs(wrong).double()
+    kinit.from_keras(port, model.get_weights())
+    assert kinit.compare(json.loads(config), port).outputs.first_off == layer
+
+
 def test_inputs_that_are_no_tensors_are_refused(kerases):
     """Anything but tensors is an error that says what the port takes."""
     with pytest.raises(TypeError, match=r"`inputs` must hold 1 tensors, .* number 0 is str"):

@@ -1,5 +1,6 @@
 """keras_config(model, inputs=...): the outputs are Keras' own on each backend, and the model is as it was."""
 
+import importlib.util
 import json
 
 import keras
@@ -188,6 +189,47 @@ def test_no_npz(tmp_path):
         kinit.keras_config(dense(), file="x.npz")
     with pytest.raises(ValueError, match=r"`file` must end in \.npz, got 'x\.json'"):
         kinit.keras_config(dense(), inputs=BATCH, file="x.json")
+
+
+def test_a_model_that_is_not_built_is_refused():
+    """Recording would build it."""
+    model = keras.Sequential([kl.Dense(3)])
+    with pytest.raises(ValueError, match="has no weights; build it, or call it once on data"):
+        kinit.keras_config(model, inputs=BATCH)
+    assert not model.built
+
+
+TF_KERAS = """
+import numpy as np, tf_keras
+from tf_keras import layers as kl
+import torch_kinit as kinit
+from torch_kinit.keras.recorded import recorded_in
+inputs = tf_keras.Input((6,), dtype="int32")
+x = kl.Embedding(9, 4, mask_zero=True, name="words")(inputs)
+x = kl.Bidirectional(kl.LSTM(3, return_sequences=True, dropout=0.2), name="both")(x)
+x = kl.BatchNormalization(name="norm")(kl.Dropout(0.5, name="drop")(x))
+model = tf_keras.Model(inputs, kl.Dense(2, name="head")(kl.GlobalMaxPooling1D(name="most")(x)))
+before = model.get_weights()
+batch = np.array([[1, 2, 3, 4, 5, 6], [3, 4, 1, 0, 0, 0]], "int32")
+recorded = recorded_in(kinit.keras_config(model, inputs=batch))
+calls = recorded.calls["train"]
+result = {
+    "untouched": all((a == b).all() for a, b in zip(before, model.get_weights())), "own": model(batch).numpy(),
+    "ours": recorded.arrays[recorded.calls["eval"][-1].outputs[0]], "names": [call.layer for call in calls],
+    "drops": [call.inputs != call.outputs for call in calls if call.layer == "drop"],
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("tf_keras"), reason="pip install --no-deps tf_keras==2.21.0")
+def test_models_of_tf_keras():
+    """They are recorded as those of Keras 3 are, without dropout, and left alone."""
+    found = backend("tensorflow")(TF_KERAS)
+    assert found["untouched"]
+    assert found["names"] == ["words", "both", "drop", "norm", "most", "head", ""]
+    assert found["drops"] == [False]
+    torch.testing.assert_close(found["ours"], found["own"])
 
 
 def test_an_error_of_the_model_leaves_it_alone():

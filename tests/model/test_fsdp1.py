@@ -24,16 +24,17 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without t
 
 
 class Block(nn.Module):
-    """A part that is wrapped by itself, with a layer that draws for its child, and one that is parametrized."""
+    """A part that is wrapped by itself, with a layer that draws for its child, and two that are parametrized."""
 
     def __init__(self):
         super().__init__()
         self.attention = nn.MultiheadAttention(8, 2)
         self.norm = nn.BatchNorm1d(8)
         self.up = parametrizations.weight_norm(nn.Linear(8, 8))
+        self.down = parametrizations.spectral_norm(nn.Linear(8, 8))
 
     def forward(self, x):
-        return self.up(self.norm(self.attention(x, x, x)[0]))
+        return self.down(self.up(self.norm(self.attention(x, x, x)[0])))
 
 
 class TiedBlocks(nn.Module):

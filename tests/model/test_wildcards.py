@@ -1,8 +1,8 @@
 """A wildcard that gives random values to what starts from zeros or ones warns once; what names a thing does not."""
 
-import functools
 import re
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +23,8 @@ WARNED = {
     "module path": ({"[12]": "he_normal"}, "1 gamma, 1 alpha", "{'[12]': {'gamma': 'he_normal', 'alpha': "),
     "regex": ({re.compile(r"\d\.weight"): kinit.he_normal_}, r"{re.compile('\\d\\.weight'): {'kernel': ", "1 gamma"),
     "torch's": ({"?.bias": nn.init.normal_}, "torch.nn.init.normal_", "{'?.bias': {'beta': ..., 'bias': ...}}"),
+    "three": ({f"{i}*": "he_normal" for i in (1, 2, 3)}, "The wildcard '2*'", "Wildcards that do the same: 1 more."),
+    "long": ({"*" * 500 + "s": partial(kinit.he_normal_, fans=(1, 2))}, "****...****", "1 beta, 2 bias"),
     "two": ({"1*": "he_normal", "3*": "he_normal"}, "The wildcard '1*'", "The wildcard '3*'"),
 }  # fmt: skip
 
@@ -63,7 +65,7 @@ SILENT = {
     "weights alone": {"[03]": "he_normal", "[03].weight": "he_uniform"},
     "a later rule": {"*.weight": "he_normal", nn.BatchNorm2d: "ones", nn.PReLU: 0.25},
     "skipped": {"*": kinit.skip},
-    "function of a user": {"*.weight": functools.partial(torch.fill_, value=0.5)},
+    "function of a user": {"*.weight": partial(torch.fill_, value=0.5)},
 }
 
 

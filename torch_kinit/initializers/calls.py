@@ -71,7 +71,7 @@ def _value_of(node: ast.expr, initializer: Callable[[Call], Any]) -> Any:
             return tuple(_value_of(each, initializer) for each in node.elts)
         case ast.List():
             return [_value_of(each, initializer) for each in node.elts]
-        case ast.Name():
+        case ast.Name() if node.id != "nan":
             return initializer(Call(node.id, [], {}))
         case ast.Call():
             call = _call_of(node, initializer)

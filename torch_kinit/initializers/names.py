@@ -48,7 +48,7 @@ def recipe(identifier: Any) -> Recipe:
             raise ValueError(f"An initializer's arguments go in by name, got {checks.short(identifier)}.")
         found = Recipe(identifier.func, dict(identifier.keywords))
         return _checked(found) if found.ours else found
-    if callable(identifier) and not isinstance(identifier, type):
+    if callable(identifier) and not isinstance(identifier, (type, torch.nn.Module)):
         return Recipe(identifier, {})
     raise ValueError(
         f"Could not interpret the initializer {checks.short(identifier)} of type {type(identifier).__name__}: give a "
@@ -68,10 +68,10 @@ def _from_call(call: Call) -> Recipe:
     if function is constant_ and len(call.values) == 1 and "value" not in call.arguments:  # as it prints
         return _checked(Recipe(function, {"value": call.values[0], **call.arguments}))
     if call.values:
-        first = next(iter(PARAMETERS[function]), None)
-        example = f", such as {first}=..." if first else ""
+        takes = ", ".join(PARAMETERS[function]) or "none"
         raise ValueError(
-            f"An initializer's arguments go in by name, got {checks.short(call.values[0])} for {call.name}{example}."
+            f"An initializer's arguments go in by name, got {checks.short(call.values[0])} for {call.name}, which "
+            f"takes {takes}."
         )
     return _checked(Recipe(function, call.arguments))
 

@@ -11,6 +11,8 @@ _TWINS = {
     f"{_ITSELF.format('kaiming_normal')}",
     "kaiming_uniform": "Keras' twin is 'he_uniform', the same law as kaiming_uniform_ with a=0. torch's layers start "
     "from a=sqrt(5), which is narrower: 'variance_scaling(scale=0.3333333333333333, distribution=\"uniform\")'.",
+    "kaiming": "Keras' twins are 'he_uniform' and 'he_normal', which is truncated at two standard deviations.",
+    "xavier": "Keras' twins are 'glorot_uniform' and 'glorot_normal', which is truncated at two standard deviations.",
     "xavier_normal": f"Keras' twin is 'glorot_normal'. {_UNTRUNCATED.format('glorot_normal', 'xavier_normal')} "
     f"{_ITSELF.format('xavier_normal')}",
     "xavier_uniform": "Keras' twin is 'glorot_uniform', the same law as xavier_uniform_ with gain=1. It scales each of "
@@ -30,6 +32,11 @@ _TWINS = {
     "zeros_init": "Keras' twin is 'zeros', the same.",
     "ones_init": "Keras' twin is 'ones', the same.",
 }
+
+_ABSOLUTE = (
+    "Keras' twin is 'trunc_normal', whose std is 0.05 and whose bounds count standard deviations; torch's and timm's "
+    "trunc_normal_ have std 1 and absolute bounds."
+)
 
 # What others call an argument, and what it is called here.
 _ARGUMENTS = {
@@ -52,6 +59,8 @@ def twin_of(name: str) -> str:
         "Keras' twin is 'identity', the same for a matrix."
     """
     last = name.rpartition(".")[2]
+    if last != name and last == "trunc_normal_":  # which alone is this package's
+        return _ABSOLUTE
     return _TWINS.get(last) or _TWINS.get(last.removesuffix("_"), "")
 
 

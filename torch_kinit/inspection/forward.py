@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torch_kinit.inspection.agreement import distance
@@ -120,6 +121,7 @@ def compare_outputs(
     `inputs` are the batch as the port takes it, a tensor, a tuple, or a dict of keyword arguments; None for the
     recorded one. Where the port cannot take it, its channels are moved first. `found` are the places of Keras' weights.
     """
+    _refuse_half(recorded, port)
     notes = [f"Keras' layer {name!r} was not recorded: {why}" for name, why in recorded.left_out.items()]
     batch, rows, finding = _in_eval_mode(recorded, port, inputs, found, held)
     if finding is None:
@@ -136,7 +138,7 @@ def _in_eval_mode(
     recorded: Recorded, port: nn.Module, inputs: Any, found: Sequence[Place], held: Holdings
 ) -> tuple[Batch, list[OutputRow], Finding | None]:
     """The batch that the port takes, the rows, and what is off: with the channels where they lead further."""
-    first, *moved = _batches(recorded, inputs)
+    first, *moved = _batches(recorded, inputs, next(port.parameters(), None))
     try:
         rows, finding = first_off(Layerwise(recorded, port, first, found, held, MODES[0]))
     except Exception as error:  # the port's own, of a shape that it does not take
@@ -161,9 +163,26 @@ def _in_eval_mode(
     return first, rows, Finding(position, layer, module, size, cause, mend)
 
 
-def _batches(recorded: Recorded, inputs: Any) -> Iterator[Batch]:
+def _refuse_half(recorded: Recorded, port: nn.Module) -> None:
+    """Refuse what has no numbers, or rounds them so much that each layer would be off."""
+    held = [*port.parameters(), *port.buffers()]
+    if any(tensor.is_meta for tensor in held):
+        raise ValueError(
+            "`port` is on the meta device and has no outputs to compare; give it storage and weights first."
+        )
+    half = {
+        str(tensor.dtype) for tensor in (*held, *recorded.arrays) if tensor.dtype in (torch.float16, torch.bfloat16)
+    }
+    if half:
+        raise ValueError(
+            f"Outputs in {', '.join(sorted(half))} are rounded too much to be compared: port.float() is for the port, "
+            'keras.config.set_dtype_policy("float32") before the model is made for the recording.'
+        )
+
+
+def _batches(recorded: Recorded, inputs: Any, like: Tensor | None) -> Iterator[Batch]:
     """The batch as it was given or recorded, and with its channels first if that makes a difference."""
-    own = [recorded.arrays[i] for i in recorded.inputs]
+    own = [_placed(recorded.arrays[i], like) for i in recorded.inputs]
     several = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     args, kwargs = (
         ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(own) if inputs is None else several, {})
@@ -173,6 +192,13 @@ def _batches(recorded: Recorded, inputs: Any) -> Iterator[Batch]:
     yield args, kwargs
     if any(_has_channels(x) for x in (*args, *kwargs.values())):
         yield tuple(map(_channels_first, args)), {key: _channels_first(x) for key, x in kwargs.items()}
+
+
+def _placed(x: Tensor, like: Tensor | None) -> Tensor:
+    """A recorded input on the port's device, in its precision."""
+    if like is None:
+        return x
+    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
 
 
 def _has_channels(x: Any) -> bool:

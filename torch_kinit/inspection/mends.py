@@ -107,22 +107,23 @@ def _epsilons(at: Situation) -> Iterator[Trial]:
 
 
 def _statistics(at: Situation, module: nn.modules.batchnorm._BatchNorm) -> Iterator[Trial]:
-    """BatchNorm with the statistics of the batch, or those that it keeps."""
+    """BatchNorm with the statistics that it keeps, or those of the batch."""
+    weight, bias, mean, variance = (
+        None if t is None else as_float(t)
+        for t in (module.weight, module.bias, module.running_mean, module.running_var)
+    )
     for x in in_layout_of(at.inputs[0], at.given[0]):
-        if module.running_mean is not None:
-            found = F.batch_norm(x.to(module.running_mean), module.running_mean, module.running_var, module.weight,
-                                 module.bias, training=False, eps=module.eps)  # fmt: skip
+        if mean is not None:
             cause = "it normalizes with the batch's mean and variance, Keras with the moving ones"
             mend = "model.eval(), track_running_stats=True, and no train() of this module in forward"
             if at.mode == "train":
                 cause = "it is trained, and frozen in Keras (trainable=False), where it uses its moving statistics"
                 mend = "bn.eval() after model.train()"
-            yield Trial(as_float(found.detach()), cause, mend)
+            yield Trial(F.batch_norm(as_float(x), mean, variance, weight, bias, False, eps=module.eps), cause, mend)
         if at.mode == "train":
-            weight, bias = (None if t is None else t.detach().cpu() for t in (module.weight, module.bias))
-            found = F.batch_norm(x, None, None, weight, bias, True, eps=module.eps)
             cause = "it normalizes with its running statistics in training mode, Keras with the batch's"
-            yield Trial(as_float(found.detach()), cause, "no eval() of this module in model.train()")
+            found = F.batch_norm(as_float(x), None, None, weight, bias, True, eps=module.eps)
+            yield Trial(found, cause, "no eval() of this module in model.train()")
 
 
 def _windows(at: Situation) -> Iterator[Trial]:
@@ -270,9 +271,10 @@ def _attended(at: Situation, **masks: Tensor) -> Tensor:
     """Attention of Keras' query, value and key, with these masks alone."""
     module: Any = copy.deepcopy(at.module).eval()
     module.batch_first = True
-    query, value, key = [*at.inputs, at.inputs[-1], at.inputs[-1]][:3]
+    like = next(module.parameters())
+    query, value, key = [part.to(like) for part in (*at.inputs, at.inputs[-1], at.inputs[-1])][:3]
     with torch.no_grad():
-        return as_float(module(query, key, value, **masks)[0])
+        return as_float(module(query, key, value, **{name: mask.to(like.device) for name, mask in masks.items()})[0])
 
 
 def _padding_mask(at: Situation) -> Tensor | None:

@@ -19,6 +19,7 @@ from torch_kinit.layers.variable import CONVENTIONS
 WITHOUT_SEED = (
     "vector_u"  # of SpectralNormalization: drawn in `build` by an initializer that is not kept; no port has it
 )
+NOT_BUILT = "`keras_model` has no weights; build it, or call it once on data."
 # Of Keras itself; a layer that is no model has no public name for the layers in it.
 _layers_in = operator.methodcaller("_flatten_layers")  # itself and all inside, what is inside later
 _layers_of = operator.methodcaller("_flatten_layers", include_self=False, recursive=False)
@@ -79,6 +80,8 @@ def keras_config(keras_model: Any, *, inputs: Any = None, file: Any = None) -> d
     if file is not None and not str(file).endswith(".npz"):
         raise ValueError(f"`file` must end in .npz, got {str(file)!r}.")
     config = capture(keras_model, seeds=False)
+    if not getattr(keras_model, "built", True):
+        raise ValueError(NOT_BUILT)
     walk = _Walk(seeds=False)
     for _ in walk.entries(keras_model, ""):
         pass
@@ -98,7 +101,7 @@ def capture(model: Any, *, seeds: bool = True) -> dict[str, Any]:
         raise lora_error(str(adapted[0]))
     variables = list(model.weights)
     if not variables and seeds:
-        raise ValueError("`keras_model` has no weights; build it, or call it once on data.")
+        raise ValueError(NOT_BUILT)
     entries = {id(variable): entry for variable, entry in _Walk(seeds).entries(model, "")}
     found = [entries.get(id(v), {"path": _path(v), "initializer": None}) for v in variables]
     if lost := [entry["path"] for entry in found if entry["initializer"] is None]:

@@ -49,6 +49,9 @@ def named_arrays(source: Any, keras_config: Any, slots: Sequence[Slot]) -> list[
         found: Iterable[tuple[str, Any]] = weights_in(path, config, slots)
         return [(f"Array {i} ({name} in {path.name!r})", array) for i, (name, array) in enumerate(found)]
     live = callable(getattr(source, "get_weights", None))
+    if not live and (isinstance(source, Mapping) or not isinstance(source, Iterable)):
+        kind = type(source).__name__
+        raise TypeError(f"`source` must be a path, a live Keras model or its list of arrays, got one of type {kind}.")
     layers: Iterable[Any] = getattr(source, "_flatten_layers", tuple)() if live else ()
     merged = [str(layer.name) for layer in layers if getattr(layer, "lora_enabled", False)]
     if merged := merged or lora_layers(None if keras_config is None else load_config(keras_config, seeds=False)):
@@ -61,6 +64,9 @@ def named_arrays(source: Any, keras_config: Any, slots: Sequence[Slot]) -> list[
 def config_in(source: Any, keras_config: Any) -> Any:
     """The config that is given, or that of a file or live Keras model; None if it cannot be read, but for arrays."""
     live = callable(getattr(source, "get_weights", None))
+    if not live and (isinstance(source, Mapping) or not isinstance(source, Iterable)):
+        kind = type(source).__name__
+        raise TypeError(f"`source` must be a path, a live Keras model or its list of arrays, got one of type {kind}.")
     if not live and not isinstance(source, (str, os.PathLike)):
         return keras_config
     try:

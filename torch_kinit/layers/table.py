@@ -140,13 +140,15 @@ def register_layout(cls: type[nn.Module], layout: Callable[[Any], Iterable[Varia
         'gamma'
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {cls!r}.")
+        raise TypeError(f"`cls` must be a subclass of torch.nn.Module, got {checks.short(cls)}.")
     if isinstance(layout, type) and issubclass(layout, nn.Module):
         _ROWS[cls] = _stored_as(cls, layout)
     elif callable(layout) and not isinstance(layout, type):
         _ROWS[cls] = Row(_checked(cls, layout), _ROWS[cls].twins if cls in _ROWS else None)
     else:
-        raise TypeError(f"`layout` must be a function from a module to its variables, or a class, got {layout!r}.")
+        raise TypeError(
+            f"`layout` must be a function from a module to its variables, or a class, got {checks.short(layout)}."
+        )
 
 
 def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) -> Layout:
@@ -160,7 +162,9 @@ def _checked(cls: type[nn.Module], layout: Callable[[Any], Iterable[Variable]]) 
             raise
         variables = tuple(found) if isinstance(found, Iterable) else (None,)
         if not all(isinstance(variable, Variable) for variable in variables):
-            raise TypeError(f"The layout registered for {cls.__name__} must give a list of Variables, got {found!r}.")
+            raise TypeError(
+                f"The layout registered for {cls.__name__} must give a list of Variables, got {checks.short(found)}."
+            )
         return variables
 
     return checked
@@ -237,10 +241,10 @@ def flattened(module: M, sizes: Sequence[int] | None) -> M:
 def _checked_sizes(sizes: Any) -> tuple[int, ...]:
     wanted = "(channels, *spatial) as before the Flatten, or None"
     if isinstance(sizes, str) or not isinstance(sizes, Sequence):
-        raise TypeError(f"`sizes` must be {wanted}, got {sizes!r} of type {type(sizes).__name__}.")
+        raise TypeError(f"`sizes` must be {wanted}, got {checks.short(sizes)} of type {type(sizes).__name__}.")
     given = tuple(checks.integer("sizes", size, "a sequence of ints") for size in sizes)
     if len(given) < 2 or min(given) < 1:
-        raise ValueError(f"`sizes` must be {wanted}, two sizes or more of at least 1, got {given}.")
+        raise ValueError(f"`sizes` must be {wanted}, two sizes or more of at least 1, got {checks.short(given)}.")
     return given
 
 
@@ -257,7 +261,8 @@ def _refuse_other_inputs(module: nn.Module, sizes: tuple[int, ...]) -> None:
             with_sizes([variable], sizes)[0].views(copy)
     if not held:
         raise ValueError(
-            f"`module` must be a layer with an input for each value that Flatten gives, such as a Linear; got {module}."
+            "`module` must be a layer with an input for each value that Flatten gives, such as a Linear; got "
+            f"{checks.short(module)}."
         )
 
 

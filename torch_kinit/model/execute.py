@@ -20,7 +20,7 @@ from torch_kinit.model import pending
 from torch_kinit.model.others import fill_by_other, refuse_leftover_nan
 from torch_kinit.model.parametrized import (
     POWER_ITERATION,
-    chain_around,
+    chain_path,
     refuse_nan_behind,
     settle,
     start_of,
@@ -177,9 +177,16 @@ class Execution:
         left = {step.name: step.rule for step in plan.steps if step.initializer is None}
         self.uncovered = [t for t in found if any(left.get(claim.name) == UNCOVERED for claim in t.claims)]
         self._left = tuple(left)
+        self.vectors: dict[
+            str, list[Task]
+        ] = {}  # of spectral_norm, by the path of a parametrization
+        for task in self.tasks:
+            if task.starts_power_iteration:
+                self.vectors.setdefault(chain_path(task.step.name), []).append(task)
 
     def run(self, progress: bool) -> None:
         """Set every tensor, behind a bar if `progress` asks for one."""
+        checks.boolean("progress", progress)
         involved = [*(task.target for task in self.tasks), *self.set_inside, *self.untouched]
         pending.refuse_meta(involved)
         pending.refuse_unset([*self.untouched, *(t for t in self.uncovered if not t.tensor.is_meta)], self.model)
@@ -204,10 +211,8 @@ class Execution:
 
     def _complete_parametrized(self) -> None:
         """Make spectral_norm's vectors fit the new weights, and refuse parametrized weights that are no numbers."""
-        starts = [task for task in self.tasks if task.starts_power_iteration]
-        chains = {id(chain): chain for task in starts if (chain := chain_around(task.step.name, self.model))}
-        for chain in chains.values():
-            settle(chain, [task.target.tensor for task in starts])
+        for path, tasks in self.vectors.items():
+            settle(path, [task.step.name for task in tasks], self.model)
         pending.refuse_unset(self.set_inside, self.model)
         for task in self.tasks:
             path, dot, name = task.step.name.rpartition(".")

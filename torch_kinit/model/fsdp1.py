@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.model import pending
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task, source_of
 from torch_kinit.model.materialize import Device, allocate, target_device
-from torch_kinit.model.parametrized import chain_around, settle
+from torch_kinit.model.parametrized import settle, weight_path
 from torch_kinit.model.pruned import mask_again
 from torch_kinit.model.targets import chain_of, holder_of, parametrized_value
 from torch_kinit.streams.key import Key
@@ -50,7 +50,7 @@ def param_init_fn(
 
     Example:
         >>> import torch
-        >>> from torch import Tensor, nn
+        >>> from torch import nn
         >>> with torch.device("meta"):
         ...     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
         >>> initialize = param_init_fn(model, {nn.Linear: "he_normal"}, seed=0, device="cpu")
@@ -78,6 +78,7 @@ def param_init_fn(
             holder, attribute = holder_of(model, claim.name)
             waiting.setdefault(holder, []).append((attribute, task))
     done: set[int] = set()  # tied tensors have several holders
+    unsettled = {path: _made_of(path, execution) for path in execution.vectors}
 
     def initialize(module: nn.Module) -> None:
         if module not in known:
@@ -86,20 +87,25 @@ def param_init_fn(
                 "whole model, with all wrappers but FSDP1's."
             )
         allocate([module], where)
-        vectors: dict[str, Tensor] = {}
         for attribute, task in waiting.pop(module, []):
             if id(task) not in done:
                 done.add(id(task))
                 _carry_out(task, module, attribute, where, model)
-                if task.starts_power_iteration:
-                    vectors[task.step.name] = getattr(module, attribute)
-        for name in list(vectors)[:1]:
-            settle(chain_around(name, model), vectors.values())
+        for path in [path for path, parts in unsettled.items() if parts <= done]:
+            settle(path, [task.step.name for task in execution.vectors[path]], model)
+            del unsettled[path]
         mask_again(module)
         inside = [target for target in execution.set_inside if target.claims[0].modules[0].module is module]
         pending.refuse_unset(inside, model)
 
     return initialize
+
+
+def _made_of(path: str, execution: Execution) -> set[int]:
+    """The tasks, by their identity, that must be done before spectral_norm's vectors can fit the weight."""
+    weight = weight_path(path)
+    weights = [task for task in execution.tasks if any(claim.name == weight for claim in task.target.claims)]
+    return {id(task) for task in (*weights, *execution.vectors[path])}
 
 
 def _carry_out(task: Task, holder: nn.Module, attribute: str, device: torch.device, model: nn.Module) -> None:

@@ -61,7 +61,7 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         seen = {role for i in said if rule.roles and (role := claims[i].role)}
         problems += [
             f"{rule.label} speaks of {checks.short(role)}, which what it matches lacks; "
-            f"it has {checks.listed(sorted(seen)) or 'no roles'}.{checks.near(role, seen)}"
+            f"it has {checks.listed(sorted(seen)) or 'no roles'}.{_role_meant(role, [claims[i] for i in said])}"
             for role in rule.roles
             if role not in used
         ]
@@ -70,6 +70,13 @@ def answers(rules: Sequence[Rule], claims: Sequence[Claim], model: nn.Module) ->
         raise UnusedRuleError("\n".join(["Rules that would do nothing:", *listed]))
     warn_of_random_values(spoken, claims)
     return {i: Decision(value, rule.label) for i, (rule, value) in spoken.items()}
+
+
+def _role_meant(role: str, matched: Sequence[Claim]) -> str:
+    """What the writer of a role that a rule's tensors lack may have meant: torch's name for one, or a near miss."""
+    roles = {claim.role for claim in matched if claim.role}
+    called = sorted({claim.role for claim in matched if claim.role and claim.name.rpartition(".")[2] == role})
+    return f" Its {role} is the {' or '.join(called)}." if called else checks.near(role, roles)
 
 
 def _is_role(rule: Rule, claims: Sequence[Claim], model: nn.Module) -> bool:
@@ -186,7 +193,7 @@ def _hint(key: Any, claims: Sequence[Claim], model: nn.Module) -> str:
         own = [p for path in meant for p in modules[path].parameters(recurse=False)]
         why = "has no main weight" if own else "holds no parameters of its own"
         return f" That module {why}; write '{key}.*'." if key else ""
-    if key.rpartition(".")[2] in {type(m).__name__ for m in model.modules()}:
+    if re.split("[.:]", key)[-1] in {type(m).__name__ for m in model.modules()}:
         return (
             " That is the name of a class; give the class itself, such as torch.nn.Linear, as the key, or in a rule "
             'file "torch.nn:Linear".'

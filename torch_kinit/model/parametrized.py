@@ -81,9 +81,10 @@ def vectors_of(target: Target, model: nn.Module) -> list[Tensor]:
     return [vector for step in chain for vector in spectral_vectors(step).values()]
 
 
-def settle(chain: nn.Module, vectors: Iterable[Tensor]) -> None:
-    """Bring those of spectral_norm's vectors near the first singular vectors of the weight that there is now."""
-    parametrized_value(chain, functools.partial(_iterate, {id(vector) for vector in vectors}))
+def settle(path: str, vectors: Iterable[str], model: nn.Module) -> None:
+    """Bring the vectors of these names near the first singular vectors of the weight that the chain at `path` makes."""
+    chosen = {id(getattr(*holder_of(model, name))) for name in vectors}
+    parametrized_value(model.get_submodule(path), functools.partial(_iterate, chosen))
 
 
 def _iterate(chosen: set[int], step: Any, weight: Tensor) -> None:
@@ -102,9 +103,15 @@ def _iterate(chosen: set[int], step: Any, weight: Tensor) -> None:
             put(vector, found[name])
 
 
-def chain_around(vector: str, model: nn.Module) -> nn.Module:
-    """The parametrizations among which is the one that holds a buffer of this name."""
-    return model.get_submodule(vector.rpartition(".")[0].rpartition(".")[0])
+def chain_path(vector: str) -> str:
+    """The path of the parametrizations among which is the one that holds a buffer of this name."""
+    return vector.rpartition(".")[0].rpartition(".")[0]
+
+
+def weight_path(chain: str) -> str:
+    """The name of the weight that the parametrizations at this path make."""
+    holder, _, name = chain.rpartition(".")
+    return holder.removesuffix("parametrizations") + name
 
 
 def refuse_nan_behind(name: str, names: Sequence[str], model: nn.Module) -> None:

@@ -160,7 +160,7 @@ class Plan:
             options = Options(data["convention"], data["depthwise"])
             return cls(tuple(map(Step.from_dict, data["steps"])), options.convention, options.depthwise)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"This is not a plan that `to_dict` wrote: {error!r}.") from None
+            raise ValueError(f"This is not a plan that `to_dict` wrote: {checks.cut(repr(error), 300)}.") from None
 
     def apply(
         self,

@@ -82,13 +82,13 @@ def everything(model: nn.Module, options: Options) -> list[Target]:
     """The targets of a model, and then its buffers of which no layout speaks, such as a rotary cache."""
     known = targets(model, options)
     taken, found = {id(target.tensor) for target in known}, dict[int, Target]()
-    others = [(name, b) for name, b in model.named_buffers(remove_duplicate=False) if id(b) not in taken]
-    modules = dict(model.named_modules(remove_duplicate=False)) if others else {}
-    paths = canonical_paths(modules.items())
-    for name, buffer in others:
-        path, _, last = name.rpartition(".")
-        owner = Owner(path, modules[path], paths[path])
-        claim = Claim(name, _join(owner.canonical, last), None, [owner], buffer=True, extra=True)
+    modules = list(model.named_modules(remove_duplicate=False))  # FSDP1's named_buffers leaves its wrappers out
+    held = [(path, m, name, b) for path, m in modules for name, b in buffers_of(m).items() if b is not None]
+    others = [each for each in held if id(each[-1]) not in taken]
+    paths = canonical_paths(modules) if others else {}
+    for path, module, last, buffer in others:
+        owner = Owner(path, module, paths[path])
+        claim = Claim(_join(path, last), _join(owner.canonical, last), None, [owner], buffer=True, extra=True)
         found.setdefault(id(buffer), Target(buffer, kind="buffer")).claims.append(claim)
     return [*known, *found.values()]
 

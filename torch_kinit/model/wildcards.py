@@ -38,7 +38,7 @@ def warn_of_random_values(spoken: Mapping[int, tuple[Rule, Value]], claims: Sequ
             weights = [role for role in roles if role and role not in steady]
             sentences.append(_sentence(*spoken[places[0]], steady, weights))
     if sentences:
-        more = f" So do {len(sentences) - _SHOWN} more rules." if len(sentences) > _SHOWN else ""
+        more = f" Wildcards that do the same: {len(sentences) - _SHOWN} more." if len(sentences) > _SHOWN else ""
         checks.warn(" ".join(sentences[:_SHOWN]) + more)
 
 

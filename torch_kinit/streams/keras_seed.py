@@ -69,7 +69,9 @@ class KerasSeed(Source):
         checks.choice("backend", self.backend, BACKENDS)
         low, high = _RANGES.get(self.backend, (self.seed, self.seed))
         if not low <= self.seed <= high:
-            raise ValueError(f"`seed` must be from {low} to {high} for Keras on {self.backend}, got {self.seed}.")
+            raise ValueError(
+                f"`seed` must be from {low} to {high} for Keras on {self.backend}, got {checks.short(self.seed)}."
+            )
 
     @property
     def native_seed(self) -> int:

@@ -140,7 +140,7 @@ def audit(report: Any, *, ax: Any = None) -> Any:
 
     Returns:
         The Axes: a line a parameter. A diamond is the law's std; a dot that of values that fit, a square of those
-        that are off, a triangle of trained ones, a cross of others. What has no std, and constants that fit, are left out.
+        that are off, a triangle of trained ones, a cross of others. Constants that fit are left out.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -213,6 +213,7 @@ def test_what_cannot_be_drawn_is_refused():
         kinit.plot.law("he_normal", (0, 3))
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_extra_is_named():
     """Importing needs no matplotlib, and the first picture says which extra to install."""
     code = (

@@ -364,6 +364,9 @@ def test_models_without_values_are_refused():
     assert lazy.has_uninitialized_params()
     with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module"):
         kinit.probe([1])
+    traced = torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))
+    with pytest.raises(TypeError, match=r"TorchScript module \(1\), which takes no hooks"):
+        kinit.probe(nn.Sequential(nn.ReLU(), traced), torch.ones(1, 3))
     with pytest.raises(TypeError, match="`backward` must be True or False"):
         kinit.probe(nn.Linear(3, 2), torch.ones(1, 3), backward=1)
 

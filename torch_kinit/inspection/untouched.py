@@ -96,7 +96,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def copied(value: Any) -> Any:
     """`value` with copies of the tensors in it and in its plain tuples, lists and dicts, so that none is written to."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().clone().requires_grad_(value.requires_grad)
     if type(value) in (tuple, list):
         return type(value)(map(copied, value))
     return {key: copied(inner) for key, inner in value.items()} if type(value) is dict else value

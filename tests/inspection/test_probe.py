@@ -88,7 +88,7 @@ def test_a_law_that_is_there_already_is_not_advised():
     assert "another law would not mend it" in report.verdict
 
 
-@pytest.mark.parametrize("factor", [1e-30, 1e25], ids=["tiny", "huge"])
+@pytest.mark.parametrize("factor", [1e-36, 1e-30, 1e25, 8e37], ids=["almost subnormal", "tiny", "huge", "greatest"])
 def test_squares_do_not_leave_the_range(factor):
     """The std of values whose squares underflow or overflow in float32 is right."""
     row = kinit.probe(nn.Identity(), inputs(64, 64) * factor).rows[0]

@@ -35,10 +35,11 @@ def audit(
 ) -> Audit:
     """Compare the values that a model holds now with what `plan(model, rules, ...)` says of them. Changes nothing.
 
-    Random values are tested four times: none may be outside the support of the law in the tensor's dtype, and mean,
-    std and distribution (Kolmogorov and Smirnov's distance) must be the law's. The bounds hold for any number of values
-    (see Source), and together they let a rightly initialized model fail with a probability of at most `alpha`, whatever
-    the number of its tensors. Values in half precision are compared with the law as the dtype rounds it.
+    Random values are tested five times: none may be outside the support of the law in the tensor's dtype, and mean,
+    std, extremes and distribution (Kolmogorov and Smirnov's distance) must be the law's. The bounds hold for any number
+    of values (see Source), and together they let a rightly initialized model fail with a probability of at most
+    `alpha`, whatever the number of its tensors. Values in half precision are compared with the law as the dtype rounds
+    it.
     Constants, arrays and identities must be equal; orthogonal matrices have the planned singular values, each Keras
     variable for itself. Each of packed kernels is tested for itself too, a tied tensor once, and the row of a
     padding_idx must be zero and does not count. Weights behind weight_norm are tested as they take effect; what passes
@@ -50,7 +51,7 @@ def audit(
     fits; at most two are named where several do. A tensor that fits its plan and one of these mistakes is "too small
     to tell". Statistics that have moved, or biases that no law explains, are told as "looks trained".
 
-    Mean, std and support are those of all values, the distribution that of up to 65,536 evenly spaced ones of each
+    Mean, std and extremes are those of all values, the distribution that of up to 65,536 evenly spaced ones of each
     variable. Nothing is copied to another device but a few hundred numbers a tensor. Of a DTensor each process tests
     its part, and all get the same report; orthogonal ones are gathered.
 

@@ -28,7 +28,8 @@ class Finding:
         cause: the law that the values have instead, by name, or why there is no other verdict.
         measured, expected: the mean, std, least and greatest of the values (of packed variables, of the first that is
             off), of a law the greatest distance to its distribution function (`law`), or what else was compared.
-        failed: the tests that failed: "support", "mean", "std", "law", "values", "singular values", "padding row".
+        failed: the tests that failed: "support", "mean", "std", "range" (extremes
+            too near to the mean for so many values), "law", "values" (NaN or infinite), "singular values".
 
     Example:
         >>> from torch import nn

@@ -1,9 +1,10 @@
-"""Does evidence fit a law? Four tests whose bounds hold for every number of values, not only for many."""
+"""Whether evidence fits a law: five tests whose bounds hold for every number of values, not only for many."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch_kinit.inspection.evidence import Evidence
 from torch_kinit.streams.laws import Law, Normal, TruncatedNormal, Uniform
 
-TESTS = 3  # of each block that can fail by chance: mean, std and law; a value outside the support is no chance
+TESTS = 4  # of each block that can fail by chance: mean, std, range and law; a value outside the support is no chance
 _BINS = 256
 _REACH, _TAIL = 9.0, 5.0  # in stds from the mean: where a normal law counts as ended, and where its last edge is
 
@@ -20,7 +21,7 @@ _REACH, _TAIL = 9.0, 5.0  # in stds from the mean: where a normal law counts as 
 class Misfit(NamedTuple):
     """A test that failed: what was measured, and what the law says; of the distance to the law its bound."""
 
-    test: str  # "values", "support", "mean", "std" or "law"
+    test: str  # "values", "support", "mean", "std", "range" or "law"
     measured: float
     expected: float
     excess: float  # how many times its bound the distance is
@@ -48,17 +49,41 @@ def misfits(law: Law, seen: Evidence, dtype: torch.dtype, chance: float) -> list
     Hoeffding's with its own variance; for the variance of normal values Laurent and Massart's; and Massart's
     2 exp(-2 n D**2) for the greatest distance D between the two distribution functions, here at fixed edges.
     """
-    if not seen.count:
-        return []
-    if seen.broken:
-        return [Misfit("values", seen.low if not math.isfinite(seen.low) else seen.high, law.mean, math.inf)]
-    moments = moments_of(law, dtype)
-    found = list(_outside(moments, seen, dtype))
-    if moments.std:
-        found += _of_moments(law, moments, seen, chance)
-        distance, bound = distance_from(law, seen, dtype), math.sqrt(math.log(2 / chance) / (2 * max(seen.sample, 1)))
-        found += [Misfit("law", distance, bound, distance / bound)] if distance > bound else []
-    return found
+    return list(_misfits(law, seen, dtype, chance))
+
+
+def fits(law: Law, seen: Evidence, dtype: torch.dtype, chance: float) -> bool:
+    """Whether evidence passes all tests; the quick ones come first."""
+    return next(_misfits(law, seen, dtype, chance), None) is None
+
+
+def _misfits(law: Law, seen: Evidence, dtype: torch.dtype, chance: float) -> Iterator[Misfit]:
+    if seen.broken and seen.count:
+        yield Misfit("values", seen.low if not math.isfinite(seen.low) else seen.high, law.mean, math.inf)
+    elif seen.count:
+        moments = moments_of(law, dtype)
+        yield from _outside(moments, seen, dtype)
+        if moments.std:
+            yield from _of_moments(law, moments, seen, chance)
+            yield from _too_narrow(law, seen, dtype, chance)
+            distance, bound = distance_from(law, seen, dtype), distance_bound(seen.sample, chance)
+            if distance > bound:
+                yield Misfit("law", distance, bound, distance / bound)
+
+
+def _too_narrow(law: Law, seen: Evidence, dtype: torch.dtype, chance: float) -> Iterator[Misfit]:
+    """Extremes that are nearer to the mean than those of so many values can be: P(all <= x) = cdf(x)**n, exactly."""
+    last = torch.finfo(dtype).eps
+    beyond = 1 - law.cdf(seen.high + last * abs(seen.high)), law.cdf(seen.low - last * abs(seen.low))
+    for share, value in zip(beyond, (seen.high, seen.low), strict=True):
+        logarithm = seen.count * math.log1p(-min(share, 1 - 1e-16))
+        if logarithm < math.log(chance / 2):
+            yield Misfit("range", value, math.nan, logarithm / math.log(chance / 2))
+
+
+def distance_bound(sample: int, chance: float) -> float:
+    """What the distance of so many values' distribution function from their law's passes with that probability."""
+    return math.sqrt(math.log(2 / chance) / (2 * max(sample, 1)))
 
 
 def _outside(moments: Moments, seen: Evidence, dtype: torch.dtype) -> list[Misfit]:

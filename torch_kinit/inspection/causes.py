@@ -120,10 +120,10 @@ def _other_fans(task: Task, options: Options) -> Iterator[Candidate]:
     fan_in, fan_out = task.step.fans or (1, 1)
     whole = tuple(task.step.shape)
     readings = {
-        "fans look swapped": (fan_out, fan_in),
-        "fans look like those of the packed tensor as one matrix": fans_of(whole) if task.step.blocks > 1 else None,
-        "fans look like Keras' for torch's shape: axes in the wrong order": fans_of(whole, "keras"),
         "fans look like those of Conv(groups=...)": fans_of(whole) if task.step.role == "depthwise_kernel" else None,
+        "fans look like those of the packed tensor as one matrix": fans_of(whole) if task.step.blocks > 1 else None,
+        "fans look swapped": (fan_out, fan_in),
+        "fans look like Keras' for torch's shape: axes in the wrong order": fans_of(whole, "keras"),
     }
     for text, fans in readings.items():
         if fans is not None and fans != (fan_in, fan_out) and (law := _with_fans(task, fans)) is not None:

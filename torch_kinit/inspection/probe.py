@@ -285,7 +285,7 @@ def _first(value: Any) -> Tensor | None:
 
 
 def _measured(tensor: Tensor) -> dict[str, float]:
-    """Mean, std and share of zeros; scaled by the largest value, whose square may overflow or underflow."""
+    """Mean, std and share of zeros; scaled by a power of two, since the square of a value may overflow or underflow."""
     values = tensor.detach()
     if values.numel() == 0:
         return dict.fromkeys(("mean", "std", "zeros"), math.nan)
@@ -293,9 +293,10 @@ def _measured(tensor: Tensor) -> dict[str, float]:
     top = float(values.abs().max())
     if not 0 < top < math.inf:
         return {"mean": float(values.mean()), "std": 0.0 if top == 0 else math.nan, "zeros": float(top == 0)}
-    scaled = values / top
-    spread = float(scaled.std(correction=0)) * top
-    return {"mean": float(scaled.mean()) * top, "std": spread, "zeros": float((values == 0).float().mean())}
+    scale = 2.0 ** max(math.frexp(top)[1] - 1, -120)  # a divisor that float32 can hold
+    scaled = values / scale
+    spread = float(scaled.std(correction=0)) * scale
+    return {"mean": float(scaled.mean()) * scale, "std": spread, "zeros": float((values == 0).float().mean())}
 
 
 def _dead(tensor: Tensor, unit_axis: int) -> float:

@@ -14,7 +14,7 @@ from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.initializers.structured import orthogonal_
 from torch_kinit.inspection import structure
 from torch_kinit.inspection.audit_report import OFF, OK, SMALL, TRAINED, Finding
-from torch_kinit.inspection.bounds import Misfit, distance_from, edges_for, misfits, moments_of
+from torch_kinit.inspection.bounds import Misfit, distance_bound, distance_from, edges_for, fits, misfits, moments_of
 from torch_kinit.inspection.causes import Candidate, others, scaled, usual_mistakes
 from torch_kinit.inspection.evidence import Evidence, measure, nonzero
 from torch_kinit.layers.variable import Options
@@ -77,13 +77,10 @@ class Judge:
         expected = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
         if moments.std and not seen.broken:
             measured["law"] = distance_from(law, seen, dtype)
-            expected["law"] = math.sqrt(math.log(2 / self.chance) / (2 * max(seen.sample, 1)))
-        tests = sorted(failed, key=lambda misfit: ("values", "std", "mean", "support", "law").index(misfit.test))
-        return {
-            "measured": measured,
-            "expected": expected,
-            "failed": tuple(dict.fromkeys(misfit.test for misfit in tests)),
-        }
+            expected["law"] = distance_bound(seen.sample, self.chance)
+        tests = {misfit.test for misfit in failed}
+        told = tuple(test for test in ("values", "std", "mean", "support", "law", "range") if test in tests)
+        return {"measured": measured, "expected": expected, "failed": told}
 
     def _rival(self, task: Task, seen: Sequence[Evidence]) -> Candidate | None:
         """One of the usual mistakes that the values fit as well."""
@@ -98,7 +95,7 @@ class Judge:
     def _fits(self, law: Law, seen: Sequence[Evidence], task: Task) -> bool:
         dtype = task.target.tensor.dtype
         try:
-            return not any(misfits(law, each, dtype, self.chance) for each in seen)
+            return all(fits(law, each, dtype, self.chance) for each in seen)
         except ValueError:  # a law that the dtype cannot hold
             return False
 
@@ -248,10 +245,14 @@ def _center(law: Law) -> float:
 
 
 def _factor(law: Law | None, seen: Sequence[Evidence]) -> float | None:
-    """By what the std of all values is larger than the law's."""
+    """By what the values of all are larger than the law's: by their std, but for the last percent by their bounds."""
     if law is None or not law.std or not law.drawn:
         return None
-    return math.sqrt(sum(each.std**2 for each in seen) / len(seen)) / law.std or None
+    by_std = math.sqrt(sum(each.std**2 for each in seen) / len(seen)) / law.std
+    low, high = law.bounds
+    ends = [(each.low, low) for each in seen] + [(each.high, high) for each in seen]
+    by_bounds = max((value / bound for value, bound in ends if bound and math.isfinite(bound)), default=0.0)
+    return (by_bounds if abs(by_bounds - by_std) <= 0.02 * by_std else by_std) or None
 
 
 def _orthogonal(matrices: Sequence[Tensor]) -> bool:

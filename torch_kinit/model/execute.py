@@ -177,9 +177,7 @@ class Execution:
         left = {step.name: step.rule for step in plan.steps if step.initializer is None}
         self.uncovered = [t for t in found if any(left.get(claim.name) == UNCOVERED for claim in t.claims)]
         self._left = tuple(left)
-        self.vectors: dict[
-            str, list[Task]
-        ] = {}  # of spectral_norm, by the path of a parametrization
+        self.vectors: dict[str, list[Task]] = {}  # of spectral_norm, by the path of a parametrization
         for task in self.tasks:
             if task.starts_power_iteration:
                 self.vectors.setdefault(chain_path(task.step.name), []).append(task)

@@ -20,7 +20,8 @@ from torch_kinit.torch_internals import WRAPPERS
 
 _WITH_DATA_PARALLEL = WRAPPERS | {"module"}
 
-INSPECTIONS: dict[str, Callable[..., Any]] = {}  # what stands above and looks at plans enters itself here
+# What methods of a plan call in the room above this one, which enters it here when torch_kinit is imported.
+INSPECTIONS: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
-from torch_kinit import Plan, __version__, compare, load_rules, plan, replay_keras, twin
+from torch_kinit import Plan, __version__, audit, compare, load_rules, plan, replay_keras, twin
 from torch_kinit.inspection.demo import PictureAndText
 from torch_kinit.keras.order import WAYS
 from torch_kinit.keras.program import BUILDS
@@ -25,7 +25,7 @@ from torch_kinit.layers.variable import CONVENTIONS
 from torch_kinit.model import report
 from torch_kinit.model.importing import made_model
 from torch_kinit.model.plan_table import values, values_table
-from torch_kinit.model.saving import refuse_file, save_state
+from torch_kinit.model.saving import load_state, refuse_file, save_state
 from torch_kinit.streams.keras_seed import BACKENDS
 
 _MOST = 1500  # characters of a message
@@ -216,6 +216,13 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     _convention_argument(parser)
 
 
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rules", metavar="FILE", type=Path, help="rules on top of Keras' defaults, .json or .toml")
+    parser.add_argument("--weights", metavar="FILE", type=Path, help="a state dict to load first, .pt or .safetensors")
+    parser.add_argument("--alpha", type=float, help="the probability of a false alarm, 0.001 if not given")
+    _convention_argument(parser)
+
+
 def _fold_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-fold", action="store_true", help="print each of several equal blocks")
 
@@ -287,6 +294,16 @@ def _compare(options: argparse.Namespace) -> tuple[object, int]:
     return text, int(not found.ok)
 
 
+def _audit(options: argparse.Namespace) -> tuple[object, int]:
+    rules = options.rules and load_rules(options.rules)
+    model = _build(options)
+    if options.weights:
+        load_state(model, options.weights)
+    found = audit(model, rules, **_given(options, "convention", "alpha"))
+    text = json.dumps(found.to_dict(), indent=1) if options.json else found.to_text(options.width, color=options.color)
+    return text, int(not found.ok)
+
+
 _RULES_HELP = """\
 A rule file holds one JSON or TOML object, rules from top to bottom. Its keys are globs over parameter names
 and module paths, "re:..." for a regex, a class as "torch.nn:Conv2d", or a role (kernel, bias, ...); its values
@@ -318,6 +335,12 @@ COMMANDS = {
         _compare_arguments,
         "print what makes a port train otherwise than its Keras model; the exit code is 1 if there is something",
         _SET_HELP,
+    ),
+    "audit": _Command(
+        _audit,
+        _audit_arguments,
+        "compare the values of a model with its plan; the exit code is 1 if something is off",
+        f"{_SET_HELP}\n\n{_RULES_HELP}",
     ),
 }
 

@@ -76,3 +76,23 @@ def _save_safetensors(model: nn.Module, path: Path) -> None:
         tensors[name] = value.clone(memory_format=torch.contiguous_format) if memory in seen else value.contiguous()
         seen.add(memory)
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a state dict that torch.save or safetensors wrote into `model`; nothing in the file is executed.
+
+    Raises:
+        ValueError: the file holds no state dict, or another model's.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # an extra
+
+            model.load_state_dict(load_file(path))
+        else:
+            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except OSError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{str(path)!r} is no state dict of the model: {type(error).__name__}: {said}") from error

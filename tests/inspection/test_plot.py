@@ -94,6 +94,7 @@ def test_a_plan_is_drawn_beside_its_model():
     held = [model[0].weight, model[0].bias, model[2].weight]
     assert list(now.get_xdata()) == pytest.approx([float(p.detach().std(correction=0)) for p in held], rel=1e-5)
     assert list(law.get_ydata()) == list(now.get_ydata()) == [0, 1, 2]
+    assert max(*law.get_xdata(), *now.get_xdata()) < ax.get_xlim()[1]
     bottom, top = ax.get_ylim()
     assert bottom > 2 > 0 > top
     assert "std" in ax.get_xlabel()
@@ -120,6 +121,36 @@ def test_long_plans_stay_legible():
     assert ax.figure.get_size_inches()[1] < 15
 
 
+def finding(name, verdict, measured, expected, cause=""):
+    return {"name": name, "verdict": verdict, "cause": cause, "measured": measured, "expected": expected}
+
+
+def test_an_audit_is_drawn_with_its_causes():
+    """What is off is a square with its cause, what fits a dot, others a cross; what has no std is left out."""
+    findings = [
+        finding("0.weight", "off", {"std": 0.2}, {"std": 0.1}, "fans look swapped"),
+        finding("0.bias", "ok", {"value": 0.0}, {"value": 0.0}),
+        finding("1.weight", "ok", {"std": 0.101}, {"std": 0.1}),
+        finding("2.weight", "too small to tell", {"std": 0.09}, {"std": 0.1}),
+    ]
+    ax = kinit.plot.audit({"findings": findings})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.weight", "1.weight", "2.weight"]
+    drawn = {label: (line.get_marker(), *line.get_xdata(), *line.get_ydata()) for label, line in lines(ax).items()}
+    assert drawn.pop("law") == ("D", 0.1, 0.1, 0.1, 0, 1, 2)
+    assert drawn == {"off": ("s", 0.2, 0), "ok": ("o", 0.101, 1), "too small to tell": ("x", 0.09, 2)}
+    assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("fans look swapped", 0)]
+    assert words(ax) == ["law", "off", "ok", "too small to tell"]
+    found = kinit.audit(nn.Sequential(nn.Linear(64, 256), nn.LayerNorm(256)))
+    real = found.plot()
+    assert [label.get_text() for label in real.get_yticklabels()] == ["0.weight", "0.bias"]
+    assert [text.get_text()[:29] for text in real.texts] == [
+        "looks like torch's default ka",
+        "looks like torch's default bi",
+    ]
+    assert ax.get_xlim()[0] == 0
+    assert ax.get_xlim()[1] > 0.2
+
+
 def reports(names, depth=6):
     model = nn.Sequential(*[nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in range(depth)])
     for name in names:
@@ -141,6 +172,10 @@ def test_probes_are_overlaid():
             assert len({getattr(line, kind)() for line in drawn}) == 3
         assert {line.get_color() for line in drawn} <= OKABE_ITO
         assert ax.get_yscale() == "log"
+        low, high = ax.get_ylim()
+        assert low < min(min(line.get_ydata()) for line in drawn)
+        assert max(max(line.get_ydata()) for line in drawn) < high
+        assert high >= 99 * low
     assert [ax.get_ylabel() for ax in axes] == ["std of the outputs", "norm of the gradient of the outputs"]
 
 
@@ -166,6 +201,8 @@ def test_what_cannot_be_drawn_is_refused():
     """Other things than plans and probes are errors that say what is wanted; an unknown law is `kinit.law`'s error."""
     with pytest.raises(TypeError, match="`plan` must be a Plan, such as kinit"):
         kinit.plot.plan(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"`report` must be what kinit\.audit returned, got one of type Linear"):
+        kinit.plot.audit(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="`reports` must be a dict from names"):
         kinit.plot.probes([1])
     with pytest.raises(TypeError, match="`reports` must be a dict from names"):
@@ -176,6 +213,7 @@ def test_what_cannot_be_drawn_is_refused():
         kinit.plot.law("he_normal", (0, 3))
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_extra_is_named():
     """Importing needs no matplotlib, and the first picture says which extra to install."""
     code = (

@@ -88,7 +88,7 @@ def test_a_law_that_is_there_already_is_not_advised():
     assert "another law would not mend it" in report.verdict
 
 
-@pytest.mark.parametrize("factor", [1e-30, 1e25], ids=["tiny", "huge"])
+@pytest.mark.parametrize("factor", [1e-36, 1e-30, 1e25, 8e37], ids=["almost subnormal", "tiny", "huge", "greatest"])
 def test_squares_do_not_leave_the_range(factor):
     """The std of values whose squares underflow or overflow in float32 is right."""
     row = kinit.probe(nn.Identity(), inputs(64, 64) * factor).rows[0]
@@ -279,10 +279,10 @@ class Restless(nn.Module):
 
     def forward(self, x):
         self.linear.weight.data = self.linear.weight.data.renorm(2, 0, 0.1)
-        x = self.drop(self.norm(self.linear(x.add_(1)))) + self.words(torch.tensor([0, 1, 2]))
+        x = self.drop(self.norm(self.linear(x.add_(1)))) + self.words(torch.tensor([0, 1, 2], device=x.device))
         self.counter += 1
         self.cache, self.last = x, x
-        self.average.add_(x.detach().mean(0))
+        self.average.add_(x.detach().mean(0).cpu())
         self.seen.append(random.random())
         self.drop.eval()
         if self.fails:
@@ -294,14 +294,10 @@ def state_of(model):
     tensors = [*model.parameters(), *model.buffers(), model.average]
     held = [(id(tensor), tensor.data_ptr(), tensor.detach().clone()) for tensor in tensors]
     attributes = [(sorted(vars(module)), module.training, len(module._forward_hooks)) for module in model.modules()]
-    return (
-        held,
-        [p.grad for p in model.parameters()],
-        attributes,
-        model.seen[:],
-        torch.get_rng_state(),
-        random.getstate(),
-    )
+    gradients, device = [parameter.grad for parameter in model.parameters()], model.counter.device
+    states = [torch.get_rng_state()]
+    states += [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state()]
+    return held, gradients, attributes, model.seen[:], states, random.getstate()
 
 
 def same(a, b):
@@ -311,17 +307,17 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["passes", "fails"])
-def test_the_model_is_left_as_it_was(fails):
+def test_the_model_is_left_as_it_was(fails, device):
     """Tensors and their memory, gradients, attributes, modes, hooks, inputs and random states are those of before."""
-    model, x = Restless(), inputs(3, 4)
-    model.linear.weight.grad = torch.ones(4, 4)
+    model, x = Restless().to(device), inputs(3, 4).to(device)
+    model.linear.weight.grad = torch.ones(4, 4, device=device)
     model.fails = fails
     pending = model.linear(x).square().sum()  # a graph of the caller's, which still holds the weights
     before, given = state_of(model), x.clone()
     if fails:
         with pytest.raises(KeyError, match="no such thing") as caught:
             kinit.probe(model, x)
-        assert "gave the model a float32 tensor of shape (3, 4) on cpu" in caught.value.__notes__[0]
+        assert f"gave the model a float32 tensor of shape (3, 4) on {x.device}" in caught.value.__notes__[0]
     else:
         kinit.probe(model, x)
     assert same(state_of(model), before)
@@ -364,6 +360,9 @@ def test_models_without_values_are_refused():
     assert lazy.has_uninitialized_params()
     with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module"):
         kinit.probe([1])
+    traced = torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))
+    with pytest.raises(TypeError, match=r"TorchScript module \(1\), which takes no hooks"):
+        kinit.probe(nn.Sequential(nn.ReLU(), traced), torch.ones(1, 3))
     with pytest.raises(TypeError, match="`backward` must be True or False"):
         kinit.probe(nn.Linear(3, 2), torch.ones(1, 3), backward=1)
 

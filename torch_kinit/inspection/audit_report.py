@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch_kinit import checks
+from torch_kinit.inspection import plot
 from torch_kinit.model import report
 
 OK, SMALL, OFF, TRAINED = "ok", "too small to tell", "off", "looks trained"
@@ -117,6 +118,10 @@ class Audit:
 
     def _repr_html_(self) -> str:
         return report.as_html(*self._table(), notes=[self._summary()])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the std of each parameter beside that of its law, and the causes; see `torch_kinit.plot.audit`."""
+        return plot.audit(self, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The audit as plain data that JSON can hold."""

@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,12 +30,13 @@ from torch_kinit.model.targets import holder_of
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Entries
 
-__all__ = ["law", "plan", "probes"]
+__all__ = ["audit", "law", "plan", "probes"]
 
-BLUE, VERMILLION, SKY, GREY = "#0072B2", "#D55E00", "#56B4E9", "#8C8C8C"
-_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000")
+BLUE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8C8C8C"
+_COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", SKY, "#000000")
 _MARKERS = "os^DvPX"
 _LINES = ("-", "--", "-.", ":")
+_VERDICTS = {"ok": (BLUE, "o", 4), "off": (VERMILLION, "s", 5), "looks trained": (GREEN, "^", 5)}
 _ENOUGH = 1 << 15  # values, for a histogram that shows the law; small weights are drawn several times
 _MOST_NAMES = 60
 
@@ -123,24 +125,79 @@ def plan(plan: Plan, *, ax: Any = None) -> Any:
         raise TypeError(f"`plan` must be a Plan, such as kinit.plan(model), got one of type {type(plan).__name__}.")
     named = [(step.name, step.law.std, _std_now(step, plan)) for step in plan if step.law and step.kind == "parameter"]
     shown = [(name, by_law, now) for name, by_law, now in named if by_law or now]
-    ax = _new_axes((7, 1.6 + 0.22 * min(len(shown), _MOST_NAMES)))[0] if ax is None else ax
-    held = [(place, now) for place, (_, _, now) in enumerate(shown) if now is not None]
-    for place, now in held:
-        ax.plot([shown[place][1], now], [place, place], color=GREY, linewidth=1, zorder=1)
-    style = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": "none"}
-    ax.plot([by_law for _, by_law, _ in shown], range(len(shown)), "D", label="law", **style)
-    if held:
-        style = {"color": VERMILLION, "markersize": 4, "linestyle": "none"}
-        ax.plot([now for _, now in held], [place for place, _ in held], "o", label="the model now", **style)
-    smallest = min((std for _, *stds in shown for std in stds if std), default=1.0)
-    ax.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(smallest)), linscale=0.3)
-    ax.set_xlim(left=0)
-    ticks = range(0, len(shown), max(1, math.ceil(len(shown) / _MOST_NAMES)))
-    ax.set_yticks(list(ticks), [_short(shown[place][0]) for place in ticks], fontsize=8)
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
+    ax = _beside([name for name, _, _ in shown], [by_law for _, by_law, _ in shown], ax)
+    held = [(place, by_law, now) for place, (_, by_law, now) in enumerate(shown) if now is not None]
+    _measured(ax, held, "the model now", color=VERMILLION, marker="o", markersize=4)
     return ax
+
+
+def audit(report: Any, *, ax: Any = None) -> Any:
+    """Draw the std of each parameter that an audit measured, beside that of its law, and what is off with its cause.
+
+    Args:
+        report: what `torch_kinit.audit` returned, or its `to_dict()`.
+        ax: the Axes to draw on; None for new ones, as high as there are parameters.
+
+    Returns:
+        The Axes: a line a parameter. A diamond is the law's std; a dot that of values that fit, a square of those
+        that are off, a triangle of trained ones, a cross of others. Constants that fit are left out.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        TypeError: it is no audit.
+
+    Example:
+        >>> import torch_kinit as kinit
+        >>> finding = {"name": "0.weight", "verdict": "off", "cause": "fans look swapped"}
+        >>> finding |= {"measured": {"std": 0.2}, "expected": {"std": 0.1}}
+        >>> ax = kinit.plot.audit({"findings": [finding]})
+        >>> [text.get_text() for text in ax.texts]
+        ['fans look swapped']
+    """
+    data = report.to_dict() if hasattr(report, "to_dict") else report
+    if not isinstance(data, Mapping) or "findings" not in data:
+        raise TypeError(f"`report` must be what kinit.audit returned, got one of type {type(report).__name__}.")
+    stds = [(finding, finding["measured"].get("std"), finding["expected"].get("std")) for finding in data["findings"]]
+    shown = [f for f, now, by_law in stds if None not in (now, by_law) and (now or by_law or f["verdict"] != "ok")]
+    by_law = [finding["expected"]["std"] for finding in shown]
+    ax = _beside([finding["name"] for finding in shown], by_law, ax, width=10)
+    for verdict in dict.fromkeys(finding["verdict"] for finding in shown):
+        of_it = [i for i, finding in enumerate(shown) if finding["verdict"] == verdict]
+        colour, marker, size = _VERDICTS.get(verdict, ("black", "x", 5))
+        held = [(i, by_law[i], shown[i]["measured"]["std"]) for i in of_it]
+        _measured(ax, held, verdict, color=colour, marker=marker, markersize=size)
+    for place, finding in enumerate(shown):
+        if finding["cause"]:
+            cause = textwrap.shorten(finding["cause"], 60, placeholder=" …")
+            ax.text(1.01, place, cause, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+    return ax
+
+
+def _beside(names: Sequence[str], by_law: Sequence[float], ax: Any, width: float = 7) -> Any:
+    """Axes with a line a parameter, from top to bottom, and a diamond at the std of its law."""
+    count = len(names)
+    ax = _new_axes((width, 1.6 + 0.22 * min(count, _MOST_NAMES)))[0] if ax is None else ax
+    style = {"color": "black", "markerfacecolor": "none", "markersize": 7, "linestyle": "none"}
+    ax.plot(by_law, range(count), "D", label="law", **style)
+    ticks = range(0, count, max(1, math.ceil(count / _MOST_NAMES)))
+    ax.set_yticks(list(ticks), [_short(names[place]) for place in ticks], fontsize=8)
+    ax.set_ylim(count - 0.4, -0.6)
+    _measured(ax, [])
+    return ax
+
+
+def _measured(ax: Any, held: Sequence[tuple[int, float, float]], label: str = "", **style: Any) -> None:
+    """Points at the std of values, each joined to the law's, on an axis that is logarithmic from the smallest on."""
+    for place, by_law, std in held:
+        ax.plot([by_law, std], [place, place], color=GREY, linewidth=1, zorder=1)
+    if held:
+        stds, places = [std for _, _, std in held], [place for place, _, _ in held]
+        ax.plot(stds, places, linestyle="none", label=label, **style)
+    drawn = [std for line in ax.get_lines() for std in line.get_xdata() if std] or [1.0]
+    ax.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(drawn))), linscale=0.3)
+    ax.set_xlim(0, 1.5 * max(drawn))
+    _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=8)
 
 
 INSPECTIONS["plot"] = plan
@@ -198,6 +255,7 @@ def probes(reports: Mapping[str, Any], *, ax: Any = None) -> tuple[Any, ...]:
             _line(each, values, i, name + factor)
     for each, label in zip(axes, ("std of the outputs", "norm of the gradient of the outputs"), strict=False):
         each.set_yscale("log")
+        each.set_ylim(*_decades(each))
         _dress(each, "layer with weights, from the input to the output", label)
     if len(axes) > 1:
         axes[1].legend(title="backwards", fontsize=8, title_fontsize=8)
@@ -218,6 +276,13 @@ def _line(ax: Any, values: Sequence[float | None], index: int, label: str) -> No
         linewidth=1.6,
         label=label,
     )
+
+
+def _decades(ax: Any) -> tuple[float, float]:
+    """The limits of what is drawn, two decades apart at least, so that a steady signal looks steady."""
+    drawn = [value for line in ax.get_lines() for value in line.get_ydata() if value > 0] or [1.0]
+    middle = math.sqrt(min(drawn)) * math.sqrt(max(drawn))
+    return min(min(drawn) / 2, middle / 10), max(max(drawn) * 2, middle * 10)
 
 
 def _new_axes(size: tuple[float, float], columns: int = 1) -> list[Any]:

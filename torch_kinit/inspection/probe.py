@@ -60,7 +60,7 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
     parameters and buffers is held during the call. A model that was compiled runs without.
 
     Raises:
-        TypeError, ValueError: `model` is no module, has lazy parameters, or is on the meta device.
+        TypeError, ValueError: `model` is no module, is of TorchScript, has lazy parameters, or is on the meta device.
         Exception: what the model raises for the inputs, with a note.
 
     Example:
@@ -81,7 +81,7 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
     """
     checks.module(model)
     checks.boolean("backward", backward)
-    _refuse_without_values(model)
+    _refuse_unfit(model)
     backward = backward and any(parameter.requires_grad for parameter in model.parameters())
     watch = _Watch()
     with untouched(model, inputs, named_inputs), torch.inference_mode(False), torch.set_grad_enabled(backward):
@@ -93,7 +93,14 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
     return ProbeReport(tuple(ProbeRow(**found) for found in watch.rows))
 
 
-def _refuse_without_values(model: nn.Module) -> None:
+def _refuse_unfit(model: nn.Module) -> None:
+    """Raise if a model cannot be run, or not with hooks."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"`model` is or holds a TorchScript module ({name or 'itself'}), which takes no hooks: "
+                "probe the module that it was made from."
+            )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(f"`model` has the lazy parameter {name}: run one forward pass of the model first.")
@@ -278,7 +285,7 @@ def _first(value: Any) -> Tensor | None:
 
 
 def _measured(tensor: Tensor) -> dict[str, float]:
-    """Mean, std and share of zeros; scaled by the largest value, whose square may overflow or underflow."""
+    """Mean, std and share of zeros; scaled by a power of two, since the square of a value may overflow or underflow."""
     values = tensor.detach()
     if values.numel() == 0:
         return dict.fromkeys(("mean", "std", "zeros"), math.nan)
@@ -286,9 +293,10 @@ def _measured(tensor: Tensor) -> dict[str, float]:
     top = float(values.abs().max())
     if not 0 < top < math.inf:
         return {"mean": float(values.mean()), "std": 0.0 if top == 0 else math.nan, "zeros": float(top == 0)}
-    scaled = values / top
-    spread = float(scaled.std(correction=0)) * top
-    return {"mean": float(scaled.mean()) * top, "std": spread, "zeros": float((values == 0).float().mean())}
+    scale = 2.0 ** max(math.frexp(top)[1] - 1, -120)  # a divisor that float32 can hold
+    scaled = values / scale
+    spread = float(scaled.std(correction=0)) * scale
+    return {"mean": float(scaled.mean()) * scale, "std": spread, "zeros": float((values == 0).float().mean())}
 
 
 def _dead(tensor: Tensor, unit_axis: int) -> float:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 Contents = dict[Any, Any] | list[Any] | set[Any]
-State = tuple[torch.device, Tensor]
 
 
 @contextlib.contextmanager
@@ -27,7 +26,8 @@ def untouched(model: nn.Module, *inputs: Any) -> Iterator[None]:
     tensors = _tensors(container for held in containers for container, _ in held)
     devices = {tensor.device for tensor in [*tensors, *tensors_in(inputs)]}
     values = [(tensor, tensor.data, tensor.detach().clone(), tensor.grad) for tensor in tensors if not tensor.is_meta]
-    states = [(device, _rng(device).get_rng_state(device)) for device in devices if device.type not in ("cpu", "meta")]
+    accelerators = [device for device in devices if device.type not in ("cpu", "meta")]
+    states = [(device, _rng(device).get_rng_state(*_index(device))) for device in accelerators]
     cpu_state, python_state = torch.get_rng_state(), random.getstate()
     try:
         yield
@@ -39,13 +39,18 @@ def untouched(model: nn.Module, *inputs: Any) -> Iterator[None]:
             _put_values_back(tensor, data, value)
             tensor.grad = gradient
         for device, state in states:
-            _rng(device).set_rng_state(state, device)
+            _rng(device).set_rng_state(state, *_index(device))
         torch.set_rng_state(cpu_state)
         random.setstate(python_state)
 
 
 def _rng(device: torch.device) -> Any:
     return torch.get_device_module(device)
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    """What names a device among those of its kind; there is one of Apple's."""
+    return () if device.type == "mps" else (device,)
 
 
 def _containers(attributes: dict[str, Any]) -> list[tuple[Contents, Contents]]:
@@ -96,7 +101,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def copied(value: Any) -> Any:
     """`value` with copies of the tensors in it and in its plain tuples, lists and dicts, so that none is written to."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach().clone().requires_grad_(value.requires_grad)
     if type(value) in (tuple, list):
         return type(value)(map(copied, value))
     return {key: copied(inner) for key, inner in value.items()} if type(value) is dict else value

@@ -10,6 +10,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 import torch
 
+import torch_kinit
+
+torch_kinit.audit  # noqa: B018  # loads all that is loaded late, so that its examples are found with the others
+
 from tests.support import torchvision_ops
 
 torchvision_ops.stand_in()

@@ -11,6 +11,12 @@ Example:
     ('glorot_uniform', Uniform(low=-1.0, high=1.0))
 """
 
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from torch_kinit.initializers.axes import fans
 from torch_kinit.initializers.names import get, law, serialize
 from torch_kinit.initializers.plain import (
@@ -32,28 +38,12 @@ from torch_kinit.initializers.scaled import (
     variance_scaling_,
 )
 from torch_kinit.initializers.structured import identity_, orthogonal_, stft_
-from torch_kinit.inspection import plot
-from torch_kinit.inspection.audit import audit
-from torch_kinit.inspection.audit_report import Audit, Finding
-from torch_kinit.inspection.compare import compare
-from torch_kinit.inspection.comparison import Comparison
-from torch_kinit.inspection.differences import Difference
-from torch_kinit.inspection.forward import OutputReport
-from torch_kinit.inspection.layerwise import OutputRow
-from torch_kinit.inspection.probe import probe
-from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
-from torch_kinit.keras.foreign import register_keras_layer
-from torch_kinit.keras.live import keras_config
-from torch_kinit.keras.port import rules_from_keras
-from torch_kinit.keras.replay import replay_keras
-from torch_kinit.keras.twin import Twin, twin
-from torch_kinit.keras.weights import from_keras, to_keras
 from torch_kinit.layers.table import flattened, register_layout
 from torch_kinit.layers.variable import Variable
 from torch_kinit.model.apply import apply, plan
 from torch_kinit.model.fsdp1 import param_init_fn
 from torch_kinit.model.materialize import materialize
-from torch_kinit.model.plan import Plan
+from torch_kinit.model.plan import INSPECTIONS, Plan
 from torch_kinit.model.rule_files import load_rules
 from torch_kinit.model.rules import (
     KERAS_DEFAULTS,
@@ -68,6 +58,24 @@ from torch_kinit.streams.keras_seed import KerasSeed
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 
+if TYPE_CHECKING:
+    from torch_kinit.inspection import plot
+    from torch_kinit.inspection.audit import audit
+    from torch_kinit.inspection.audit_report import Audit, Finding
+    from torch_kinit.inspection.compare import compare
+    from torch_kinit.inspection.comparison import Comparison
+    from torch_kinit.inspection.differences import Difference
+    from torch_kinit.inspection.forward import OutputReport
+    from torch_kinit.inspection.layerwise import OutputRow
+    from torch_kinit.inspection.probe import probe
+    from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
+    from torch_kinit.keras.foreign import register_keras_layer
+    from torch_kinit.keras.live import keras_config
+    from torch_kinit.keras.port import rules_from_keras
+    from torch_kinit.keras.replay import replay_keras
+    from torch_kinit.keras.twin import Twin, twin
+    from torch_kinit.keras.weights import from_keras, to_keras
+
 __version__ = "0.5.0"
 
 __all__ = [
@@ -81,8 +89,56 @@ __all__ = [
     "skip", "stft_", "to_keras", "trunc_normal_", "twin", "unit_forget_bias_", "variance_scaling_", "zeros_",
 ]  # fmt: skip
 
-# Names live here, whatever file they stand in: tracebacks and pickles say so.
-for _name in __all__:
-    if hasattr(globals()[_name], "__module__"):
-        globals()[_name].__module__ = __name__
-del _name
+# Imported when one of them is first asked for: they are half of the package, and most programs need none.
+_KERAS = {
+    "keras.foreign": ["register_keras_layer"],
+    "keras.live": ["keras_config"],
+    "keras.port": ["rules_from_keras"],
+    "keras.replay": ["replay_keras"],
+    "keras.twin": ["Twin", "twin"],
+    "keras.weights": ["from_keras", "to_keras"],
+}
+_INSPECTION = {
+    "inspection.audit": ["audit"],
+    "inspection.audit_report": ["Audit", "Finding"],
+    "inspection.compare": ["compare"],
+    "inspection.comparison": ["Comparison"],
+    "inspection.differences": ["Difference"],
+    "inspection.forward": ["OutputReport"],
+    "inspection.layerwise": ["OutputRow"],
+    "inspection.probe": ["probe"],
+    "inspection.probe_report": ["ProbeReport", "ProbeRow"],
+}
+
+
+def _live_here(names: dict[str, Any]) -> None:
+    """Let names say that they are this module's, whatever file they stand in: in tracebacks and pickles."""
+    for found in names.values():
+        if hasattr(found, "__module__"):
+            found.__module__ = __name__
+    globals().update(names)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    of_keras = any(name in names for names in _KERAS.values())
+    for path, names in (_KERAS if of_keras else {**_KERAS, **_INSPECTION}).items():
+        file = importlib.import_module(f"{__name__}.{path}")
+        _live_here({each: getattr(file, each) for each in names})
+    if not of_keras:
+        globals()["plot"] = importlib.import_module(f"{__name__}.inspection.plot")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _inspection(path: str, name: str) -> Callable[..., Any]:
+    """A function of inspection/ that is imported when it is called."""
+    return lambda *args, **settings: getattr(importlib.import_module(f"{__name__}.{path}"), name)(*args, **settings)
+
+
+INSPECTIONS.update(audit=_inspection("inspection.audit", "audit_plan"), plot=_inspection("inspection.plot", "plan"))
+_live_here({name: globals()[name] for name in __all__ if name in globals()})

@@ -62,8 +62,9 @@ def row(cls, **settings):
 def page():
     """The whole page."""
     names = ", ".join(f"`{name}`" for name in sorted(READERS))
-    rows = [row(cls, **({"affine": True} if cls in AFFINE else {})) for cls in _ROWS]
-    rows.insert(1 + list(_ROWS).index(nn.Conv3d), row(nn.Conv2d, groups=4))  # Keras' DepthwiseConv
+    known = [cls for cls in _ROWS if cls.__module__.startswith("torch.")]  # some register others
+    rows = [row(cls, **({"affine": True} if cls in AFFINE else {})) for cls in known]
+    rows.insert(1 + known.index(nn.Conv3d), row(nn.Conv2d, groups=4))  # Keras' DepthwiseConv
     return HEAD + "\n".join(rows) + "\n" + MIDDLE + names + ".\n"
 
 

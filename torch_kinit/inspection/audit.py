@@ -18,7 +18,7 @@ from torch_kinit.inspection.bounds import TESTS
 from torch_kinit.inspection.structure import passes_through
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task
-from torch_kinit.model.plan import INSPECTIONS, Plan
+from torch_kinit.model.plan import Plan
 from torch_kinit.model.steps import Only, Step
 from torch_kinit.model.targets import chain_of
 from torch_kinit.streams.key import Key
@@ -138,6 +138,3 @@ def _with_training(findings: list[Finding]) -> list[Finding]:
         verdicts.changed(found, TRAINED, said) if found.verdict == OFF and not found.cause else found
         for found in findings
     ]
-
-
-INSPECTIONS["audit"] = audit_plan

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch_kinit.initializers import names
 from torch_kinit.initializers.axes import shape_of
 from torch_kinit.initializers.recipe import Recipe
-from torch_kinit.model.plan import INSPECTIONS, Plan
+from torch_kinit.model.plan import Plan
 from torch_kinit.model.plan_table import observe
 from torch_kinit.model.steps import Step
 from torch_kinit.model.targets import holder_of
@@ -198,9 +198,6 @@ def _measured(ax: Any, held: Sequence[tuple[int, float, float]], label: str = ""
     ax.set_xlim(0, 1.5 * max(drawn))
     _dress(ax, "std of a parameter's values (logarithmic, from 0)", "")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=8)
-
-
-INSPECTIONS["plot"] = plan
 
 
 def _std_now(step: Step, plan: Plan) -> float | None:

@@ -11,12 +11,10 @@ import pytest
 import torch
 
 import torch_kinit
-
-torch_kinit.audit  # noqa: B018  # loads all that is loaded late, so that its examples are found with the others
-
 from tests.support import torchvision_ops
 
 torchvision_ops.stand_in()
+torch_kinit.audit  # noqa: B018  # loads all that is loaded late, so that its examples are found with the others
 
 ASKING = {"backend", "real"}  # of tests.support: who imports one of these asks such a process
 BACKEND = re.compile(r"test_keras_(jax|tensorflow|torch)\.py|[\[-](jax|tensorflow|torch)(?=[\]-])")  # in a test's id

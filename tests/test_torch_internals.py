@@ -198,7 +198,7 @@ def private_uses(tree, own=()):
             found = [part for part in [*node.module.split("."), *(a.name for a in node.names)] if is_private(part)]
             found += [alias.name for alias in node.names if alias.name in ATTRIBUTES]
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("sys", "torch_internals"):
-            mine = node.attr in own and not ast.unparse(node.value).startswith("torch")
+            mine = node.attr in {*own, "_replace"} and not ast.unparse(node.value).startswith("torch")
             found = [node.attr] if node.attr in ATTRIBUTES or (is_private(node.attr) and not mine) else []
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             found = [node.value] if node.value in ATTRIBUTES else []

@@ -6,6 +6,7 @@ All are looked up when they are used, so that a torch without one of them import
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,12 @@ def is_intercepted() -> bool:
 def can_compile() -> bool:
     """Whether torch.compile can be told which lengths change."""
     return _find("torch._dynamo.mark_dynamic") is not None
+
+
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Without the graphs of torch.compile, which pass over hooks; nothing is compiled where Dynamo is not loaded."""
+    loaded = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext()
 
 
 def mark_dynamic(tensor: Tensor) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.parameter import is_lazy
 
-from torch_kinit import checks
+from torch_kinit import checks, torch_internals
 from torch_kinit.initializers.names import law
 from torch_kinit.initializers.plain import random_normal_
 from torch_kinit.inspection.following import LAWS, RECTIFIERS, class_of, function_from, looks_rectified
@@ -85,7 +84,7 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
     backward = backward and any(parameter.requires_grad for parameter in model.parameters())
     watch = _Watch()
     with untouched(model, inputs, named_inputs), torch.inference_mode(False), torch.set_grad_enabled(backward):
-        with _uncompiled(), _hooks(model, watch), _noted(inputs, named_inputs):
+        with torch_internals.uncompiled(), _hooks(model, watch), _noted(inputs, named_inputs):
             outputs = model(*copied(inputs), **copied(named_inputs))
         if backward:
             watch.gradients(outputs)
@@ -109,13 +108,6 @@ def _refuse_unfit(model: nn.Module) -> None:
                 f"`model` has {name} on the meta device, without values: give it some with "
                 "kinit.materialize(model, device) and kinit.apply(model, rules) first."
             )
-
-
-def _uncompiled() -> Any:
-    """Without the graphs of torch.compile, which pass over hooks; nothing is compiled where Dynamo is not loaded."""
-    if "torch._dynamo" not in sys.modules:
-        return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
 
 
 @contextlib.contextmanager

@@ -13,15 +13,13 @@ from torch_kinit import checks
 from torch_kinit.initializers.recipe import is_array
 from torch_kinit.keras.draws import RANDOM, Config, Layer, Source, Weight, axes_of, lora_error, snake_case
 from torch_kinit.keras.read import OWN_PACKAGES, read_layer
-from torch_kinit.keras.recording import record
+from torch_kinit.keras.recording import layers_in, record
 from torch_kinit.layers.variable import CONVENTIONS
 
 WITHOUT_SEED = (
     "vector_u"  # of SpectralNormalization: drawn in `build` by an initializer that is not kept; no port has it
 )
 NOT_BUILT = "`keras_model` has no weights; build it, or call it once on data."
-# Of Keras itself; a layer that is no model has no public name for the layers in it.
-_layers_in = operator.methodcaller("_flatten_layers")  # itself and all inside, what is inside later
 _layers_of = operator.methodcaller("_flatten_layers", include_self=False, recursive=False)
 # Where a weight's initializer is an attribute of another name than the weight's own.
 _ATTRIBUTES = {"reverse_embeddings": "embeddings", "renorm_mean": "moving_mean"}
@@ -97,7 +95,7 @@ def capture(model: Any, *, seeds: bool = True, initializers: bool = True) -> dic
             f"`keras_model` must be a live Keras model, got {type(model).__name__}; a saved one goes to replay_keras "
             "as it is."
         )
-    if adapted := [layer.name for layer in _layers_in(model) if getattr(layer, "lora_enabled", False)]:
+    if adapted := [layer.name for layer in layers_in(model) if getattr(layer, "lora_enabled", False)]:
         raise lora_error(str(adapted[0]))
     variables = list(model.weights)
     if not variables and seeds:
@@ -268,7 +266,7 @@ def _registered_name(cls: type) -> str | None:
 
 def _owner(layer: Any, variable: Any) -> Any:
     """The innermost layer that has the variable."""
-    holders = [part for part in _layers_in(layer) if any(v is variable for v in part.weights)]
+    holders = [part for part in layers_in(layer) if any(v is variable for v in part.weights)]
     return min(reversed(holders), key=lambda part: len(part.weights), default=layer)  # what is inside comes later
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from torch_kinit.keras.arrays import as_tensor, content, encoded, plain, sampled
 from torch_kinit.keras.read import OWN_PACKAGES
 
 MODES = ("eval", "train")
+# Of Keras itself: a layer and all inside, what is inside later. A layer that is no model has no public name for them.
+layers_in = operator.methodcaller("_flatten_layers")
 
 
 def record(model: Any, names: Mapping[int, str], layers: Sequence[Any], inputs: Any, file: Any) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _kept(model: Any, layers: Sequence[Any]) -> Iterator[None]:
     import numpy
 
     before = [(variable, numpy.array(_value(variable))) for variable in _variables(model)]
-    attributes = [(vars(layer), dict(vars(layer))) for layer in model._flatten_layers()]
+    attributes = [(vars(layer), dict(vars(layer))) for layer in layers_in(model)]
     losses = [(own, list(own)) for layer in layers if isinstance(own := getattr(layer, "_losses", None), list)]
     try:
         yield
@@ -89,7 +92,7 @@ def _kept(model: Any, layers: Sequence[Any]) -> Iterator[None]:
 
 def _variables(model: Any) -> list[Any]:
     """All that a call can change: weights, and the states of generators, which count as integers."""
-    states = [generator.state for layer in model._flatten_layers() for generator in _generators(layer)]
+    states = [generator.state for layer in layers_in(model) for generator in _generators(layer)]
     return list({id(variable): variable for variable in (*model.variables, *states) if _is_plain(variable)}.values())
 
 
@@ -135,7 +138,7 @@ class _Recorder:
     def watching(self, mode: str) -> Iterator[None]:
         """Note the calls of all layers."""
         self._mode, self.calls[mode] = mode, []
-        watched = {id(layer): layer for layer in (*self._model._flatten_layers(), *self._layers)}.values()
+        watched = {id(layer): layer for layer in (*layers_in(self._model), *self._layers)}.values()
         own = {id(layer): vars(layer).get("call") for layer in watched}
         try:
             for layer in watched:  # past __setattr__, by which Keras and torch track what a layer holds

@@ -127,7 +127,7 @@ class Task:
             return None
         if self.target.parametrized or self.starts_power_iteration:  # which must have its values before the others
             return None
-        if not joins(tensor, law) or not isinstance(key := self.source, Key):
+        if not joins(tensor, law) or not isinstance(key := self.own or self.by_name, Key):
             return None
         return in_layout(tensor.detach(), self.recipe.arguments.get("layout", "torch"), key.layout), key, law
 

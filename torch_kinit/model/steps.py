@@ -204,7 +204,7 @@ def make_step(target: Target, model: nn.Module, rehearsals: Rehearsals) -> Step:
         with checks.context(f"{checks.cut(claim.name)} (rule {decision.rule})"):
             fans, law = rehearse_once(value, variable, target, rehearsals)
             refuse_unsettable(target, model)
-        law = law_behind(law, passed, value, tensor.ndim)
+        law = law_behind(law, passed, value, tensor.ndim) if passed else law
     return Step(
         name=claim.name,
         layer=claim.layer,

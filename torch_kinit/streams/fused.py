@@ -21,7 +21,7 @@ _broken: set[str] = set()  # the types of devices on which Triton cannot build t
 
 def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> bool:
     """Draw `tensor` in a kernel, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
-    if not _fits(tensor, inverse):
+    if tensor.device.type not in _DEVICES or not _fits(tensor, inverse):
         return False
     try:
         launch(tensor.detach(), index, key, inverse)
@@ -40,10 +40,8 @@ def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) 
 
 def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
     """Whether the kernel can fill `tensor`: one without a subclass, a mode or a transform before its memory."""
-    kind = tensor.device.type
     return (
-        kind in _DEVICES
-        and kind not in _broken
+        tensor.device.type not in _broken
         and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and inverse.tail is None
         and inverse.scale != 0

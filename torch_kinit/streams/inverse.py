@@ -7,6 +7,7 @@ cross a bound.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -87,6 +88,7 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@functools.lru_cache(1024)
 def inverse_cdf(law: Law, dtype: torch.dtype) -> InverseCdf:
     """The inverse CDF of a law that sources draw; a ValueError if the law does not fit in `dtype`."""
     if isinstance(law, Uniform):

@@ -27,7 +27,7 @@ if torch.backends.mps.is_available():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """With `-n 2 --dist loadgroup` one worker has all tests that ask one backend's process of Keras, started once."""
+    """With `--dist loadgroup` one worker has all tests that ask one backend's process of Keras, started once."""
     for item in items:
         if ASKING & vars(getattr(item, "module", item)).keys():
             asked = {name for found in BACKEND.findall(item.nodeid) for name in found if name}

@@ -102,12 +102,12 @@ def test_interrupt(run):
 def test_the_reader_has_seen_enough():
     """A reader that closes the pipe, such as `head`, is no error."""
     command = [sys.executable, "-m", "torch_kinit", "plan", "tests.support.command_line:stack"]
-    root = os.path.dirname(os.path.dirname(os.path.abspath(kinit.__file__)))
+    roots = str(Path(kinit.__file__).parents[1]), str(Path(__file__).parents[2])  # of the package and of the tests
     with subprocess.Popen(
         [*command, "--set", "layers=3000", "--no-fold"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
     ) as started:
         started.stdout.read(10)
         started.stdout.close()
@@ -267,12 +267,12 @@ def test_ctrl_c_in_the_process(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import pathlib, time\ndef make():\n    pathlib.Path('made').touch()\n    time.sleep(60)\n", encoding="utf-8"
     )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(kinit.__file__)))
+    roots = str(Path(kinit.__file__).parents[1]), str(Path(__file__).parents[2])  # of the package and of the tests
     started = subprocess.Popen(
         [sys.executable, "-m", "torch_kinit", "apply", "slow:make", "--out", "w.pt"],
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
     )
     while not (tmp_path / "made").exists() and started.poll() is None:
         time.sleep(0.05)
@@ -292,13 +292,13 @@ def test_the_console_script(tmp_path):
     assert (name, equals) == ("kinit", " = ")
     (tmp_path / "mine.py").write_text("from torch import nn\ndef make(): return nn.Linear(2, 2)\n", encoding="utf-8")
     code = f"import sys; sys.path.pop(0); from {module} import {function}; sys.exit({function}())"
-    root = os.path.dirname(os.path.dirname(os.path.abspath(kinit.__file__)))
+    roots = str(Path(kinit.__file__).parents[1]), str(Path(__file__).parents[2])  # of the package and of the tests
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", "mine:make"],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
     )
     assert "glorot_uniform" in done.stdout

@@ -165,17 +165,22 @@ class Execution:
             reshard(model)
             found = everything(model, plan.options)
         self.model, self.source = model, source
-        plan = _with_vectors(plan, found, model)
+        parametrized = [target for target in found if target.parametrized]
+        if parametrized:
+            plan = _with_vectors(plan, found, model)
         self.tasks = list(_tasks(plan, model, found, source))
         _refuse_unkeyed(self.tasks)
         silent = [target for target in found if all(claim.name not in plan.names for claim in target.claims)]
         # Buffers of which the plan says nothing; setting a parametrized tensor may set those inside.
-        holders = [task.step.name.rpartition(".") for task in self.tasks if task.target.parametrized]
-        inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
-        self.set_inside = [target for target in silent if target.name.startswith(inside)]
-        self.untouched = [target for target in silent if not target.name.startswith(inside)]
+        self.set_inside, self.untouched = list[Target](), silent
+        if parametrized:
+            holders = [task.step.name.rpartition(".") for task in self.tasks if task.target.parametrized]
+            inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
+            self.set_inside = [target for target in silent if target.name.startswith(inside)]
+            self.untouched = [target for target in silent if not target.name.startswith(inside)]
         left = {step.name: step.rule for step in plan.steps if step.initializer is None}
-        self.uncovered = [t for t in found if any(left.get(claim.name) == UNCOVERED for claim in t.claims)]
+        bare = {name for name, rule in left.items() if rule == UNCOVERED}
+        self.uncovered = [t for t in found if not bare.isdisjoint([c.name for c in t.claims])] if bare else []
         self._left = tuple(left)
         self.vectors: dict[str, list[Task]] = {}  # of spectral_norm, by the path of a parametrization
         for task in self.tasks:

@@ -61,8 +61,9 @@ def law_behind(law: Law | None, names: Iterable[str], value: Recipe, ndim: int) 
 
 def decide_vectors(found: list[Target], model: nn.Module) -> None:
     """Let spectral_norm's vectors be drawn, or left alone, with their weight, unless a rule speaks of them."""
-    buffers = {id(target.tensor): target for target in found if target.kind == "buffer"}
-    for weight in found:
+    weights = [target for target in found if target.parametrized]
+    buffers = {id(target.tensor): target for target in found if target.kind == "buffer"} if weights else {}
+    for weight in weights:
         for vector in vectors_of(weight, model):
             decided = [claim.decision for claim in weight.claims if claim.decision.value is not None]
             drawn = any(isinstance(decision.value, Recipe) for decision in decided)

@@ -7,7 +7,6 @@ cross a bound.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -88,7 +87,13 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@functools.lru_cache(1024)
+def is_central(law: Law) -> bool:
+    """Whether the inverse CDF of a law takes erfinv at most: it has a spread, and is no tail."""
+    if isinstance(law, TruncatedNormal):
+        return law.scale != 0 and law.lower < _TAIL and law.upper > -_TAIL
+    return isinstance(law, Uniform) or (isinstance(law, Normal) and law.std != 0)
+
+
 def inverse_cdf(law: Law, dtype: torch.dtype) -> InverseCdf:
     """The inverse CDF of a law that sources draw; a ValueError if the law does not fit in `dtype`."""
     if isinstance(law, Uniform):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_kinit import torch_internals
 from torch_kinit.numerics import exact, threefry
 from torch_kinit.numerics.exact import Scratch
-from torch_kinit.streams.inverse import InverseCdf, inverse_cdf
+from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, is_central
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Law
 from torch_kinit.streams.pieces import SERIAL
@@ -28,12 +28,11 @@ class _Draw(NamedTuple):
 
 def joins(tensor: Tensor, law: Law) -> bool:
     """Whether `draw_together` can fill a tensor from a law: a small one on the CPU whose values are float32's."""
-    if not 0 < tensor.numel() <= SMALL or tensor.device.type != "cpu" or not law.drawn:
+    if not 0 < tensor.numel() <= SMALL or tensor.device.type != "cpu":
         return False
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
-    inverse = inverse_cdf(law, tensor.dtype)
-    return inverse.tail is None and inverse.scale != 0 and not torch_internals.is_intercepted()
+    return is_central(law) and not torch_internals.is_intercepted()
 
 
 def draw_together(draws: Sequence[tuple[Tensor, Key, Law]]) -> None:

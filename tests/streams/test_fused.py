@@ -39,7 +39,7 @@ def interpreted(monkeypatch):
         launch(tensor, *arguments)
 
     monkeypatch.setattr(fused, "_kernels", lambda: kernels)
-    monkeypatch.setattr(fused, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
     monkeypatch.setattr(fused, "launch", counted)
     return launches
 
@@ -51,7 +51,7 @@ def test_each_law(law, interpreted, monkeypatch):
         ours = drawn(law, size)
         assert interpreted.pop() == size
         with monkeypatch.context() as patch:
-            patch.setattr(fused, "_DEVICES", ())
+            patch.setattr(fused, "DEVICES", ())
             check_same(ours, drawn(law, size))
     assert not interpreted
 
@@ -62,7 +62,7 @@ def test_half_precision(name, dtype, interpreted, monkeypatch):
     """bfloat16 and float16 tensors get the float32 value, rounded to the nearest."""
     ours = drawn(LAWS[name], ODD, dtype=dtype)
     assert interpreted == [ODD]
-    monkeypatch.setattr(fused, "_DEVICES", ())
+    monkeypatch.setattr(fused, "DEVICES", ())
     check_same(ours, drawn(LAWS[name], ODD, dtype=dtype))
 
 
@@ -132,7 +132,7 @@ def test_any_strides(view, interpreted, monkeypatch):
     ours, other = torch.zeros(1120), torch.zeros(1120)
     kinit.trunc_normal_(view(ours), generator=KEY)
     assert interpreted[0] == view(ours).numel()
-    monkeypatch.setattr(fused, "_DEVICES", ())
+    monkeypatch.setattr(fused, "DEVICES", ())
     kinit.trunc_normal_(view(other), generator=KEY)
     check_same(ours, other)
 
@@ -159,7 +159,7 @@ def test_a_model_takes_a_launch_a_draw(interpreted, monkeypatch):
     kinit.apply(model, seed=1)
     assert interpreted == [600, 288, 77]
     ours = [p.detach().clone() for p in model.parameters()]
-    monkeypatch.setattr(fused, "_DEVICES", ())
+    monkeypatch.setattr(fused, "DEVICES", ())
     kinit.apply(model, seed=1)
     for mine, other in zip(ours, model.parameters(), strict=True):
         check_same(mine, other.detach())
@@ -187,7 +187,7 @@ def test_where_no_kernel_can_be_built(monkeypatch):
     def fails(*arguments):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(fused, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
     monkeypatch.setattr(fused, "_broken", set())
     monkeypatch.setattr(fused, "launch", fails)
     with pytest.warns(UserWarning, match=r"Triton cannot build .* on cpu \(RuntimeError: no compiler\)") as warned:

@@ -87,7 +87,8 @@ def _plan(
     found = everything(model, options)
     checks.choice("on_uncovered", on_uncovered, ("error", "keep"))
     decide(parse_rules(rules), found, model)
-    decide_vectors(found, model)
+    if [target for target in found if target.parametrized]:
+        decide_vectors(found, model)
     if only is not None:
         restrict(found, only, model)
     planned = [target for target in found if target.has_step()]

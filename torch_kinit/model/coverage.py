@@ -18,7 +18,7 @@ _ROOM, _EXAMPLES, _LONGEST = 750, 3, 110  # characters for the list; rules in th
 
 def refuse_uncovered(found: Sequence[Target]) -> None:
     """Raise UncoveredParameterError, listing by pattern every parameter of which nothing is said."""
-    bare = [target for target in found if all(claim.decision.value is None for claim in target.claims)]
+    bare = [target for target in found if not [c for c in target.claims if c.decision.value is not None]]
     if not bare:
         return
     groups = grouped(bare, (claim.canonical for target in found for claim in target.claims))

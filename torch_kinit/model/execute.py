@@ -20,6 +20,7 @@ from torch_kinit.model import pending
 from torch_kinit.model.others import fill_by_other, refuse_leftover_nan
 from torch_kinit.model.parametrized import (
     POWER_ITERATION,
+    PRUNING,
     chain_path,
     refuse_nan_behind,
     settle,
@@ -58,7 +59,7 @@ class Task:
     @functools.cached_property
     def by_name(self) -> Source:
         """The plan's source for the target's name; of a tied tensor it is the first in the alphabet."""
-        return self._source.for_name(min(claim.canonical for claim in self.target.claims))
+        return self._source.for_name(min([claim.canonical for claim in self.target.claims]))
 
     @property
     def source(self) -> Source:
@@ -165,15 +166,16 @@ class Execution:
             reshard(model)
             found = everything(model, plan.options)
         self.model, self.source = model, source
-        parametrized = [target for target in found if target.parametrized]
-        if parametrized:
+        self.parametrized = [target for target in found if target.parametrized]
+        if self.parametrized:
             plan = _with_vectors(plan, found, model)
         self.tasks = list(_tasks(plan, model, found, source))
         _refuse_unkeyed(self.tasks)
-        silent = [target for target in found if all(claim.name not in plan.names for claim in target.claims)]
+        named = plan.names
+        silent = [target for target in found if named.isdisjoint([claim.name for claim in target.claims])]
         # Buffers of which the plan says nothing; setting a parametrized tensor may set those inside.
         self.set_inside, self.untouched = list[Target](), silent
-        if parametrized:
+        if self.parametrized:
             holders = [task.step.name.rpartition(".") for task in self.tasks if task.target.parametrized]
             inside = tuple(f"{path}{dot}parametrizations.{name}." for path, dot, name in holders)
             self.set_inside = [target for target in silent if target.name.startswith(inside)]
@@ -183,14 +185,14 @@ class Execution:
         self.uncovered = [t for t in found if not bare.isdisjoint([c.name for c in t.claims])] if bare else []
         self._left = tuple(left)
         self.vectors: dict[str, list[Task]] = {}  # of spectral_norm, by the path of a parametrization
-        for task in self.tasks:
+        for task in self.tasks if self.parametrized else ():
             if task.starts_power_iteration:
                 self.vectors.setdefault(chain_path(task.step.name), []).append(task)
 
     def run(self, progress: bool) -> None:
         """Set every tensor, behind a bar if `progress` asks for one."""
         checks.boolean("progress", progress)
-        involved = [*(task.target for task in self.tasks), *self.set_inside, *self.untouched]
+        involved = [*[task.target for task in self.tasks], *self.set_inside, *self.untouched]
         pending.refuse_meta(involved)
         pending.refuse_unset([*self.untouched, *(t for t in self.uncovered if not t.tensor.is_meta)], self.model)
         tasks, last_that_can_fail = self._in_safe_order()
@@ -202,13 +204,14 @@ class Execution:
                     waiting.append((task, draw))
                 else:
                     task.carry_out(self.model, before)
-                if i == last_that_can_fail:
+                if i == last_that_can_fail and self.parametrized:
                     self._complete_parametrized()
             draw_together([draw for _, draw in waiting])
             for task, _ in waiting:
                 task.finish(task.target.tensor.detach())
-            for module in self.model.modules():
-                mask_again(module)
+            if [task for task in tasks if PRUNING in task.step.parametrizations]:
+                for module in self.model.modules():
+                    mask_again(module)
         for target in involved if pending.has_notes(self.model) else ():
             pending.forget(target, self.model)
 
@@ -230,7 +233,7 @@ class Execution:
         Small models are kept whole.
         """
         tasks = list(self.tasks)
-        if sum(task.target.tensor.numel() for task in tasks) <= SMALL:
+        if sum([task.target.tensor.numel() for task in tasks]) <= SMALL:
             return tasks, len(tasks) - 1
         if all(task.recipe.ours and not isinstance(task.given, TorchSource) for task in tasks):
             tasks.sort(key=lambda task: not task.can_fail)
@@ -240,7 +243,7 @@ class Execution:
 def _tasks(plan: Plan, model: nn.Module, present: list[Target], source: Source) -> Iterator[Task]:
     """A task for each step that does something with its target, found anew: a model may have changed since."""
     by_name = {claim.name: target for target in present for claim in target.claims}
-    for_vectors = _source_of_vectors(plan, source)
+    for_vectors = source if isinstance(source, Key) else _source_of_vectors(plan, source)
     for step in plan.steps:
         target = by_name.get(step.name)
         if target is None:
@@ -293,7 +296,7 @@ def _source_of_vectors(plan: Plan, source: Source) -> Source:
     seeds = [seed for step in plan.steps for seed in step.seeds]
     if isinstance(source, TorchSource):
         return Key(seeds[0].native_seed) if seeds and source.argument is None else source
-    return source if isinstance(source, Key) else Key(source.native_seed)
+    return Key(source.native_seed)
 
 
 def _refuse_source(task: Task) -> None:

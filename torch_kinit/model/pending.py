@@ -59,7 +59,7 @@ def forget(target: Target, model: nn.Module) -> None:
 
 def has_notes(model: nn.Module) -> bool:
     """Whether there is anything to forget."""
-    return any(_NOTE in vars(module) for module in model.modules())
+    return bool([module for module in model.modules() if _NOTE in vars(module)])
 
 
 def _forget(module: nn.Module, set_now: Iterable[str]) -> None:

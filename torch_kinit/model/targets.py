@@ -75,7 +75,7 @@ class Target:
 
     def has_step(self) -> bool:
         """Whether a plan speaks of it: of all but buffers of which neither a layout nor a rule does."""
-        return any(not claim.extra or claim.decision.value is not None for claim in self.claims)
+        return bool([claim for claim in self.claims if not claim.extra or claim.decision.value is not None])
 
 
 def everything(model: nn.Module, options: Options) -> list[Target]:

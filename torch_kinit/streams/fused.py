@@ -15,13 +15,13 @@ from torch_kinit.streams.inverse import CENTRAL, InverseCdf
 
 _BLOCK = 1024  # values of a program; of 4 warps, 8 each thread
 _MOST_AXES = 4  # that the kernel takes, after those that lie in one line are joined
-_DEVICES = ("cuda", "xpu")  # ROCm's are called cuda, too
+DEVICES = ("cuda", "xpu")  # ROCm's are called cuda, too
 _broken: set[str] = set()  # the types of devices on which Triton cannot build the kernel
 
 
 def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> bool:
     """Draw `tensor` in a kernel, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
-    if tensor.device.type not in _DEVICES or not _fits(tensor, inverse):
+    if not _fits(tensor, inverse):
         return False
     try:
         launch(tensor.detach(), index, key, inverse)

@@ -32,14 +32,14 @@ def joins(tensor: Tensor, law: Law) -> bool:
         return False
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
-    return is_central(law) and not torch_internals.is_intercepted()
+    return is_central(law)
 
 
 def draw_together(draws: Sequence[tuple[Tensor, Key, Law]]) -> None:
     """Fill each tensor, of those that `joins`, from its key and law, as `key.draw(tensor, law)` does."""
-    if len(draws) == 1:
-        tensor, key, law = draws[0]
-        key.draw(tensor, law)
+    if len(draws) == 1 or torch_internals.is_intercepted():
+        for tensor, key, law in draws:
+            key.draw(tensor, law)
         return
     all_ = [_Draw(tensor, key.words, inverse_cdf(law, tensor.dtype)) for tensor, key, law in draws]
     with torch.no_grad():

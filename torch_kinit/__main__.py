@@ -1,4 +1,4 @@
-"""The command line: a demonstration without a command; `plan`, `apply`, `replay`, `compare` for importable models."""
+"""The command line: a demonstration without a command; and commands for importable models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Command(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, 1 if `compare` finds something, 2 after a wrong argument, or 130 after an interrupt."""
+    """Run the command line: 0; 1 if something is off; 2 after a wrong argument; 130 after an interrupt."""
     options = argparse.Namespace()
     try:
         options = _parser().parse_args(arguments)

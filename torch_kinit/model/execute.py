@@ -157,6 +157,19 @@ class Task:
             self.recipe.without_generator()(view, layout=layout, fans=fans, generator=source.argument)
 
 
+Waiting = list[tuple[Task, tuple[Tensor, Key, Law]]]  # small draws of a Key, which take longer one by one
+
+
+def _draw_waiting(waiting: Waiting) -> None:
+    """Carry out what waits, together."""
+    if not waiting:
+        return
+    draw_together([draw for _, draw in waiting])
+    for task, _ in waiting:
+        task.finish(task.target.tensor.detach())
+    waiting.clear()
+
+
 class Execution:
     """A plan about to be carried out: making it refuses what can be refused; `run` then sets every tensor, or none."""
 
@@ -196,19 +209,19 @@ class Execution:
         pending.refuse_meta(involved)
         pending.refuse_unset([*self.untouched, *(t for t in self.uncovered if not t.tensor.is_meta)], self.model)
         tasks, last_that_can_fail = self._in_safe_order()
-        waiting: list[tuple[Task, tuple[Tensor, Key, Law]]] = []  # small draws of a Key, which take longer one by one
+        waiting: Waiting = []
         with Undo([task.given.argument for task in tasks] + [self.source.argument]) as undo:
             for i, task in enumerate(progress_bar(tasks) if progress else tasks):
                 before = undo.remember(task.target, self.model) if i <= last_that_can_fail else None
                 if draw := task.joining():
                     waiting.append((task, draw))
                 else:
+                    if task.can_fail:  # another's code may read what is drawn before it
+                        _draw_waiting(waiting)
                     task.carry_out(self.model, before)
                 if i == last_that_can_fail and self.parametrized:
                     self._complete_parametrized()
-            draw_together([draw for _, draw in waiting])
-            for task, _ in waiting:
-                task.finish(task.target.tensor.detach())
+            _draw_waiting(waiting)
             if [task for task in tasks if PRUNING in task.step.parametrizations]:
                 for module in self.model.modules():
                     mask_again(module)

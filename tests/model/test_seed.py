@@ -294,10 +294,9 @@ def test_small_tensors_are_drawn_together(monkeypatch):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_function_reads_what_is_drawn_before_it(seed):
-    """A rule's function that copies an earlier parameter gets the new values, though small tensors are drawn together."""
+    """A rule's function that copies an earlier parameter gets its new values, though small ones are drawn together."""
     model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 5)})
     kinit.apply(model, {"head.weight": lambda w: w.copy_(model["embed"].weight)}, seed=seed)
     assert torch.equal(model["head"].weight, model["embed"].weight)
-    assert torch.equal(
-        model["embed"].weight, kinit.random_uniform_(torch.empty(5, 4), generator=Key(seed).fold_in("embed.weight"))
-    )
+    alone = kinit.random_uniform_(torch.empty(5, 4), generator=Key(seed).fold_in("embed.weight"))
+    assert torch.equal(model["embed"].weight, alone)

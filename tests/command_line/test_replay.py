@@ -121,7 +121,8 @@ def test_guesses_are_told_in_the_words_of_the_command_line(call, capsys, tmp_pat
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", [*sys.path])
     path = tmp_path / "model.json"
-    given = keras.Sequential([keras.Input((5, 3)), keras.layers.GRU(4, kernel_initializer="he_normal")])
+    layer = keras.layers.GRU(4, kernel_initializer="he_normal", name="gru_3")  # made after three others
+    given = keras.Sequential([keras.Input((5, 3)), layer])
     path.write_text(given.to_json(), encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -16,7 +16,8 @@ from torch_kinit.inspection.keras_functions import computed
 from torch_kinit.inspection.layerwise import AFTER, OFF, Layerwise, OutputRow
 from torch_kinit.inspection.mistakes import Mistake
 from torch_kinit.inspection.nonlinearities import activation_of
-from torch_kinit.inspection.trace import Event, as_found
+from torch_kinit.inspection.trace import Event
+from torch_kinit.inspection.untouched import untouched
 from torch_kinit.inspection.views import unflattened
 from torch_kinit.keras.arrays import sampled
 from torch_kinit.keras.recorded import Call
@@ -47,7 +48,7 @@ def first_off(beside: Layerwise) -> tuple[list[OutputRow], Finding | None]:
     rows: list[OutputRow] = []
     for i, row, event in beside.rows():
         if found is None and event is not None and row.state == OFF:
-            with as_found(beside.port):  # copies of modules are run, and their hooks with them
+            with untouched(beside.port):  # copies of modules are run, and their hooks with them
                 found = search.explained(i, row, event)
         elif found is None and event is not None:
             found = search.slight(i, event)

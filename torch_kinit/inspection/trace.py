@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from torch_kinit.inspection.untouched import untouched
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase, *_DROPOUT)
@@ -45,7 +46,7 @@ def traced(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, 
         events.append(Event(paths[id(module)], module, given, named, [t.clone() for t in tensors(output)]))
 
     paths = {id(module): path for path, module in model.named_modules()}
-    with as_found(model), torch.no_grad():
+    with untouched(model, arguments, keywords), torch.no_grad():
         set_mode(model, mode)
         handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in model.modules()]
         handles += [module.register_forward_hook(after, with_kwargs=True) for module in model.modules()]
@@ -61,24 +62,6 @@ def set_mode(model: nn.Module, mode: str) -> None:
     """Training mode for all modules but those that drop values, or for none."""
     for module in model.modules():
         module.training = mode == "train" and not isinstance(module, _WITH_DROPOUT)
-
-
-@contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Leave the model's modes and buffers, and torch's generators, as they are."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "cpu"}
-    kind = next((device.type for device in devices), "cuda")
-    with torch.random.fork_rng([device.index or 0 for device in devices if device.type == kind], device_type=kind):
-        try:
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.data.copy_(value)
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -60,15 +60,15 @@ from torch_kinit.streams.laws import Constant, Normal, TruncatedNormal, Uniform
 
 if TYPE_CHECKING:
     from torch_kinit.inspection import plot
-    from torch_kinit.inspection.audit import audit
-    from torch_kinit.inspection.audit_report import Audit, Finding
-    from torch_kinit.inspection.compare import compare
-    from torch_kinit.inspection.comparison import Comparison
-    from torch_kinit.inspection.differences import Difference
-    from torch_kinit.inspection.forward import OutputReport
-    from torch_kinit.inspection.layerwise import OutputRow
-    from torch_kinit.inspection.probe import probe
-    from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
+    from torch_kinit.inspection.audit.audit import audit
+    from torch_kinit.inspection.audit.report import Audit, Finding
+    from torch_kinit.inspection.compare.compare import compare
+    from torch_kinit.inspection.compare.differences import Difference
+    from torch_kinit.inspection.compare.report import Comparison
+    from torch_kinit.inspection.outputs.forward import OutputReport
+    from torch_kinit.inspection.outputs.layerwise import OutputRow
+    from torch_kinit.inspection.probe.probe import probe
+    from torch_kinit.inspection.probe.report import ProbeReport, ProbeRow
     from torch_kinit.keras.foreign import register_keras_layer
     from torch_kinit.keras.live import keras_config
     from torch_kinit.keras.port import rules_from_keras
@@ -99,15 +99,15 @@ _KERAS = {
     "keras.weights": ["from_keras", "to_keras"],
 }
 _INSPECTION = {
-    "inspection.audit": ["audit"],
-    "inspection.audit_report": ["Audit", "Finding"],
-    "inspection.compare": ["compare"],
-    "inspection.comparison": ["Comparison"],
-    "inspection.differences": ["Difference"],
-    "inspection.forward": ["OutputReport"],
-    "inspection.layerwise": ["OutputRow"],
-    "inspection.probe": ["probe"],
-    "inspection.probe_report": ["ProbeReport", "ProbeRow"],
+    "inspection.audit.audit": ["audit"],
+    "inspection.audit.report": ["Audit", "Finding"],
+    "inspection.compare.compare": ["compare"],
+    "inspection.compare.report": ["Comparison"],
+    "inspection.compare.differences": ["Difference"],
+    "inspection.outputs.forward": ["OutputReport"],
+    "inspection.outputs.layerwise": ["OutputRow"],
+    "inspection.probe.probe": ["probe"],
+    "inspection.probe.report": ["ProbeReport", "ProbeRow"],
 }
 
 
@@ -140,5 +140,7 @@ def _inspection(path: str, name: str) -> Callable[..., Any]:
     return lambda *args, **settings: getattr(importlib.import_module(f"{__name__}.{path}"), name)(*args, **settings)
 
 
-INSPECTIONS.update(audit=_inspection("inspection.audit", "audit_plan"), plot=_inspection("inspection.plot", "plan"))
+INSPECTIONS.update(
+    audit=_inspection("inspection.audit.audit", "audit_plan"), plot=_inspection("inspection.plot", "plan")
+)
 _live_here({name: globals()[name] for name in __all__ if name in globals()})

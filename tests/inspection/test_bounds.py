@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 import torch_kinit as kinit
-from torch_kinit.inspection.bounds import distance_bound, distance_from, edges_for, misfits, moments_of
-from torch_kinit.inspection.evidence import measure
+from torch_kinit.inspection.audit.bounds import distance_bound, distance_from, edges_for, misfits, moments_of
+from torch_kinit.inspection.audit.evidence import measure
 
 CHANCE = 1e-6
 LAWS = {

@@ -11,7 +11,7 @@ import torch_kinit as kinit
 from tests.support.backends import backend
 from tests.support.compared_keras import MODELS
 from tests.support.compared_ports import CAREFUL, CARELESS
-from torch_kinit.inspection.differences import MEASURED
+from torch_kinit.inspection.compare.differences import MEASURED
 
 # What is wrong with each port made without care: Keras' layer, the argument, and the measured cause.
 PLANTED = {

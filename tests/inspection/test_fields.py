@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 import torch_kinit as kinit
 from tests.support.compared_ports import without_second_bias
-from torch_kinit.inspection.fields import FIELDS, agree, fields_of
+from torch_kinit.inspection.compare.fields import FIELDS, agree, fields_of
 
 IMAGE, SERIES = (None, 8, 8, 4), (None, 6, 4)
 

@@ -8,8 +8,8 @@ from keras import layers as kl
 from torch import nn
 
 import torch_kinit as kinit
-from torch_kinit.inspection.keras_functions import computed
 from torch_kinit.inspection.nonlinearities import TABLE
+from torch_kinit.inspection.outputs.keras_functions import computed
 from torch_kinit.keras.recorded import recorded_in
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")

@@ -10,7 +10,7 @@ from torch import nn
 import torch_kinit as kinit
 from tests.support.backends import backend
 from tests.support.compared_ports import CAREFUL
-from torch_kinit.inspection.differences import MEASURED
+from torch_kinit.inspection.compare.differences import MEASURED
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 ko, to = keras.optimizers, torch.optim

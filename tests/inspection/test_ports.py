@@ -11,7 +11,7 @@ from torch import nn
 
 import torch_kinit as kinit
 from tests.support.compared_ports import without_second_bias
-from torch_kinit.inspection.differences import MEASURED
+from torch_kinit.inspection.compare.differences import MEASURED
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 

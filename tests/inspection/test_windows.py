@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from tests.support.backends import backend
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.port_order import Item
-from torch_kinit.inspection.spatial import axes_of, transposed
-from torch_kinit.inspection.windows import compare_windows
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.port_order import Item
+from torch_kinit.inspection.compare.spatial import axes_of, transposed
+from torch_kinit.inspection.compare.windows import compare_windows
 
 pytestmark = pytest.mark.usefixtures("_keras_on_cpu")
 SIZES, WINDOWS, STRIDES = (5, 6, 7), (1, 2, 3, 4), (1, 2, 3)

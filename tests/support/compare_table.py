@@ -4,9 +4,9 @@ A test finds what it prints on the page.
 """
 
 from torch_kinit.inspection.activations import TWINS
-from torch_kinit.inspection.differences import MEASURED
-from torch_kinit.inspection.fields import FIELDS
-from torch_kinit.inspection.optimizers import SETTINGS
+from torch_kinit.inspection.compare.differences import MEASURED
+from torch_kinit.inspection.compare.fields import FIELDS
+from torch_kinit.inspection.compare.optimizers import SETTINGS
 
 
 def _codes(names):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from torch_kinit.inspection.differences import plain
-from torch_kinit.inspection.keras_graph import Unit
+from torch_kinit.inspection.compare.differences import plain
+from torch_kinit.inspection.compare.keras_graph import Unit
 from torch_kinit.keras.draws import snake_case
 
 # By Keras' name: the torch class, and its arguments with Keras' defaults as an activation's name gives them.

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from torch_kinit.inspection.agreement import as_float
 from torch_kinit.inspection.nonlinearities import activation_of
+from torch_kinit.inspection.outputs.agreement import as_float
 from torch_kinit.keras.recorded import Call
 
 Masks = Mapping[str, Tensor]

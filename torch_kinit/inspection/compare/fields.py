@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.spatial import rank_of, several
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.spatial import rank_of, several
 
 Expected = Callable[[Any, Unit, Any], Any]  # from Keras' value, the layer and the module, to the attribute
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from torch_kinit.inspection import activations, spatial
+from torch_kinit.inspection import activations
 from torch_kinit.inspection.activations import Activation
-from torch_kinit.inspection.fields import LAYERS, base_of
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.port_order import Item, Order
+from torch_kinit.inspection.compare import spatial
+from torch_kinit.inspection.compare.fields import LAYERS, base_of
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.port_order import Item, Order
 
 _KINDS = {
     "pooling": ("MaxPooling", "AveragePooling", "GlobalAveragePooling", "GlobalMaxPooling"),

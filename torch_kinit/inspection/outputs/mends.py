@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from torch_kinit.inspection.agreement import as_float, in_layout_of
-from torch_kinit.inspection.keras_functions import cropped, for_pad, is_first, pads_of, several
-from torch_kinit.inspection.trace import set_mode, tensors
+from torch_kinit.inspection.outputs.agreement import as_float, in_layout_of
+from torch_kinit.inspection.outputs.keras_functions import cropped, for_pad, is_first, pads_of, several
+from torch_kinit.inspection.outputs.trace import set_mode, tensors
 from torch_kinit.keras.recorded import Call
 
 _EPSILONS = ("eps", "epsilon", "variance_epsilon")

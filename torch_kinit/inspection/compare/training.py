@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_kinit.inspection.differences import MEASURED, Difference, Note, plain
-from torch_kinit.inspection.fields import base_of
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.port_order import Item
+from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note, plain
+from torch_kinit.inspection.compare.fields import base_of
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.port_order import Item
 from torch_kinit.keras.slots import Holdings, Slot
 
 _PENALTIES = ("regularizer", "constraint")

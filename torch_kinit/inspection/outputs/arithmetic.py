@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torch_kinit.inspection.agreement import as_float
+from torch_kinit.inspection.outputs.agreement import as_float
 from torch_kinit.keras.recorded import Call
 
 _LATEST = 16  # arrays before a layer of which its input may be made

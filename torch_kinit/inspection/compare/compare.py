@@ -11,15 +11,15 @@ from torch import nn
 
 from torch_kinit import checks
 from torch_kinit.initializers.names import recipe
-from torch_kinit.inspection import checking, optimizers, training
-from torch_kinit.inspection.comparison import Comparison
-from torch_kinit.inspection.differences import MEASURED, MODEL, Difference, Note
-from torch_kinit.inspection.events import attach_padding
-from torch_kinit.inspection.forward import compare_outputs, recorded_outputs
-from torch_kinit.inspection.keras_graph import Unit, units_of
-from torch_kinit.inspection.masks import mask_notes
-from torch_kinit.inspection.pairing import pair
-from torch_kinit.inspection.port_order import Item, Order, code_of
+from torch_kinit.inspection.compare import checking, optimizers, training
+from torch_kinit.inspection.compare.differences import MEASURED, MODEL, Difference, Note
+from torch_kinit.inspection.compare.events import attach_padding
+from torch_kinit.inspection.compare.keras_graph import Unit, units_of
+from torch_kinit.inspection.compare.masks import mask_notes
+from torch_kinit.inspection.compare.pairing import pair
+from torch_kinit.inspection.compare.port_order import Item, Order, code_of
+from torch_kinit.inspection.compare.report import Comparison
+from torch_kinit.inspection.outputs.forward import compare_outputs, recorded_outputs
 from torch_kinit.keras.configs import is_model, load_config
 from torch_kinit.keras.draws import Config, Layer
 from torch_kinit.keras.flatten import unmarked

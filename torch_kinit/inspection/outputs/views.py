@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from torch_kinit.inspection.agreement import as_float
-from torch_kinit.inspection.keras_functions import cropped
-from torch_kinit.inspection.trace import Event
+from torch_kinit.inspection.outputs.agreement import as_float
+from torch_kinit.inspection.outputs.keras_functions import cropped
+from torch_kinit.inspection.outputs.trace import Event
 from torch_kinit.layers.flatten import sizes_of
 
 WHOLE = "output"

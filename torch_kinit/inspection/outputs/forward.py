@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torch_kinit.inspection.agreement import distance
-from torch_kinit.inspection.first_off import Finding, first_off
-from torch_kinit.inspection.layerwise import Batch, Layerwise, OutputRow
+from torch_kinit.inspection.outputs.agreement import distance
+from torch_kinit.inspection.outputs.first_off import Finding, first_off
+from torch_kinit.inspection.outputs.layerwise import Batch, Layerwise, OutputRow
 from torch_kinit.keras.draws import Config
 from torch_kinit.keras.matching import Place
 from torch_kinit.keras.recorded import Recorded, recorded_in

@@ -17,8 +17,8 @@ from torch.nn.parameter import is_lazy
 from torch_kinit import checks, torch_internals
 from torch_kinit.initializers.names import law
 from torch_kinit.initializers.plain import random_normal_
-from torch_kinit.inspection.following import LAWS, RECTIFIERS, class_of, function_from, looks_rectified
-from torch_kinit.inspection.probe_report import ProbeReport, ProbeRow
+from torch_kinit.inspection.probe.following import LAWS, RECTIFIERS, class_of, function_from, looks_rectified
+from torch_kinit.inspection.probe.report import ProbeReport, ProbeRow
 from torch_kinit.inspection.untouched import copied, tensors_in, untouched
 from torch_kinit.layers.table import layout_of
 from torch_kinit.layers.variable import Options, Variable, holds

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from torch_kinit.inspection.agreement import as_float
-from torch_kinit.inspection.keras_functions import (
+from torch_kinit.inspection.nonlinearities import TABLE, activation_of
+from torch_kinit.inspection.outputs.agreement import as_float
+from torch_kinit.inspection.outputs.keras_functions import (
     Masks,
     attended,
     computed,
@@ -24,7 +25,6 @@ from torch_kinit.inspection.keras_functions import (
     several,
     upsampled,
 )
-from torch_kinit.inspection.nonlinearities import TABLE, activation_of
 from torch_kinit.keras.recorded import Call
 
 _MERGED = {"Add": "x + y", "Multiply": "x * y", "Average": "(x + y) / 2", "Subtract": "x - y"}

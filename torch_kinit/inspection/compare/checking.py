@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from torch_kinit.inspection import activations, spatial
-from torch_kinit.inspection.differences import MEASURED, NONE, Difference, Note, plain
-from torch_kinit.inspection.events import Event, twin_class
-from torch_kinit.inspection.fields import Field, agree, attribute_of, base_of, fields_of
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.port_order import Item
-from torch_kinit.inspection.windows import compare_windows
+from torch_kinit.inspection import activations
+from torch_kinit.inspection.compare import spatial
+from torch_kinit.inspection.compare.differences import MEASURED, NONE, Difference, Note, plain
+from torch_kinit.inspection.compare.events import Event, twin_class
+from torch_kinit.inspection.compare.fields import Field, agree, attribute_of, base_of, fields_of
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.port_order import Item
+from torch_kinit.inspection.compare.windows import compare_windows
 from torch_kinit.keras.readers import READERS
 
 Found = list[Difference | Note]

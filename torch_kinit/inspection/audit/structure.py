@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_kinit.initializers.axes import keras_view
-from torch_kinit.inspection.evidence import summed
+from torch_kinit.inspection.audit.evidence import summed
 from torch_kinit.model.execute import Task
 from torch_kinit.model.rehearse import wants_parameter
 from torch_kinit.shards import is_distributed, local_of

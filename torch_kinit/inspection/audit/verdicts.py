@@ -12,11 +12,19 @@ from torch import Tensor
 
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.initializers.structured import orthogonal_
-from torch_kinit.inspection import structure
-from torch_kinit.inspection.audit_report import OFF, OK, SMALL, TRAINED, Finding
-from torch_kinit.inspection.bounds import Misfit, distance_bound, distance_from, edges_for, fits, misfits, moments_of
-from torch_kinit.inspection.causes import Candidate, others, scaled, usual_mistakes
-from torch_kinit.inspection.evidence import Evidence, measure, nonzero
+from torch_kinit.inspection.audit import structure
+from torch_kinit.inspection.audit.bounds import (
+    Misfit,
+    distance_bound,
+    distance_from,
+    edges_for,
+    fits,
+    misfits,
+    moments_of,
+)
+from torch_kinit.inspection.audit.causes import Candidate, others, scaled, usual_mistakes
+from torch_kinit.inspection.audit.evidence import Evidence, measure, nonzero
+from torch_kinit.inspection.audit.report import OFF, OK, SMALL, TRAINED, Finding
 from torch_kinit.layers.variable import Options
 from torch_kinit.model.execute import Task
 from torch_kinit.model.steps import Step

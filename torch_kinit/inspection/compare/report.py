@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from torch_kinit.inspection.differences import Difference, Note
-from torch_kinit.inspection.forward import OutputReport
+from torch_kinit.inspection.compare.differences import Difference, Note
+from torch_kinit.inspection.outputs.forward import OutputReport
 from torch_kinit.model.report import Table, as_html, as_text
 
 

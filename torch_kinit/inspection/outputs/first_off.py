@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torch_kinit.inspection import mends, mistakes
-from torch_kinit.inspection.agreement import Distance, arranged, distance
-from torch_kinit.inspection.keras_functions import computed
-from torch_kinit.inspection.layerwise import AFTER, OFF, Layerwise, OutputRow
-from torch_kinit.inspection.mistakes import Mistake
 from torch_kinit.inspection.nonlinearities import activation_of
-from torch_kinit.inspection.trace import Event
+from torch_kinit.inspection.outputs import mends, mistakes
+from torch_kinit.inspection.outputs.agreement import Distance, arranged, distance
+from torch_kinit.inspection.outputs.keras_functions import computed
+from torch_kinit.inspection.outputs.layerwise import AFTER, OFF, Layerwise, OutputRow
+from torch_kinit.inspection.outputs.mistakes import Mistake
+from torch_kinit.inspection.outputs.trace import Event
+from torch_kinit.inspection.outputs.views import unflattened
 from torch_kinit.inspection.untouched import untouched
-from torch_kinit.inspection.views import unflattened
 from torch_kinit.keras.arrays import sampled
 from torch_kinit.keras.recorded import Call
 from torch_kinit.keras.weights import value_of

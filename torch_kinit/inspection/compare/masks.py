@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch_kinit.inspection.differences import Note
-from torch_kinit.inspection.keras_graph import Unit
+from torch_kinit.inspection.compare.differences import Note
+from torch_kinit.inspection.compare.keras_graph import Unit
 
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 _USE = {

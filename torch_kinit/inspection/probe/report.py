@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch_kinit.inspection import plot
-from torch_kinit.inspection.following import LAWS
+from torch_kinit.inspection.probe.following import LAWS
 from torch_kinit.model.report import Table, as_html, as_text
 
 FACTOR = 10.0  # through the whole depth: beyond it a signal vanishes or explodes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from torch_kinit.inspection import spatial
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.port_order import Item
-from torch_kinit.inspection.spatial import Axis, Windows
+from torch_kinit.inspection.compare import spatial
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.port_order import Item
+from torch_kinit.inspection.compare.spatial import Axis, Windows
 
 
 class Finding(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torch_kinit.inspection.evidence import Evidence
+from torch_kinit.inspection.audit.evidence import Evidence
 from torch_kinit.streams.laws import Law, Normal, TruncatedNormal, Uniform
 
 TESTS = 4  # of each block that can fail by chance: mean, std, range and law; a value outside the support is no chance

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from torch_kinit.inspection.keras_graph import Unit
+from torch_kinit.inspection.compare.keras_graph import Unit
 
 Sizes = tuple[int | None, ...]
 PADDING = (

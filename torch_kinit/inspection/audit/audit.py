@@ -12,10 +12,10 @@ from torch_kinit import checks
 from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.initializers.structured import orthogonal_
 from torch_kinit.initializers.table import BY_FUNCTION
-from torch_kinit.inspection import verdicts
-from torch_kinit.inspection.audit_report import BEYOND, EMPTY, LEFT, OFF, TRAINED, Audit, Finding
-from torch_kinit.inspection.bounds import TESTS
-from torch_kinit.inspection.structure import passes_through
+from torch_kinit.inspection.audit import verdicts
+from torch_kinit.inspection.audit.bounds import TESTS
+from torch_kinit.inspection.audit.report import BEYOND, EMPTY, LEFT, OFF, TRAINED, Audit, Finding
+from torch_kinit.inspection.audit.structure import passes_through
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task
 from torch_kinit.model.plan import Plan

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_kinit.inspection.agreement import Distance, arranged, closest, distance
-from torch_kinit.inspection.arithmetic import with_arithmetic
-from torch_kinit.inspection.keras_functions import computed
 from torch_kinit.inspection.nonlinearities import activation_of
-from torch_kinit.inspection.trace import Event, traced
-from torch_kinit.inspection.views import WHOLE, unflattened, views
+from torch_kinit.inspection.outputs.agreement import Distance, arranged, closest, distance
+from torch_kinit.inspection.outputs.arithmetic import with_arithmetic
+from torch_kinit.inspection.outputs.keras_functions import computed
+from torch_kinit.inspection.outputs.trace import Event, traced
+from torch_kinit.inspection.outputs.views import WHOLE, unflattened, views
 from torch_kinit.keras.matching import Place
 from torch_kinit.keras.recorded import Call, Recorded
 from torch_kinit.keras.slots import Holdings

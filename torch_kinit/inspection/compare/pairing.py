@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch_kinit.inspection.differences import Difference, Note
-from torch_kinit.inspection.events import Event, align, events_of, following, is_unknown, kind_of, twin_of
-from torch_kinit.inspection.keras_graph import Unit
-from torch_kinit.inspection.port_order import Item, Order
+from torch_kinit.inspection.compare.differences import Difference, Note
+from torch_kinit.inspection.compare.events import Event, align, events_of, following, is_unknown, kind_of, twin_of
+from torch_kinit.inspection.compare.keras_graph import Unit
+from torch_kinit.inspection.compare.port_order import Item, Order
 
 Check = Callable[[Event, Item], list[Difference | Note]]
 _EXTRA = ("activation", "pooling", "dropout", "upsampling")  # modules that do something by being there

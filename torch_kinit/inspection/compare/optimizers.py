@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_kinit.inspection.differences import MEASURED, Difference, Note, plain
-from torch_kinit.inspection.fields import agree
+from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note, plain
+from torch_kinit.inspection.compare.fields import agree
 from torch_kinit.keras.draws import Config
 
 _LAYER = "compile_config"

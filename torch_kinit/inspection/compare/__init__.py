@@ -1,0 +1,1 @@
+"""A Keras model's config beside its torch port: what differs in arguments, and what that does to training."""

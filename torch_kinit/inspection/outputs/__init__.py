@@ -1,0 +1,1 @@
+"""The outputs that Keras recorded beside a port's own: the first layer that is off, and why."""

@@ -8,7 +8,7 @@ from keras import layers as kl
 from torch import nn
 
 import torch_kinit as kinit
-from torch_kinit.inspection.nonlinearities import TABLE
+from torch_kinit.inspection.activations import TABLE
 from torch_kinit.inspection.outputs.keras_functions import computed
 from torch_kinit.keras.recorded import recorded_in
 
@@ -40,6 +40,8 @@ LAYERS = [
     (IMAGES, kl.LeakyReLU(0.1)),
     (IMAGES, kl.ReLU(6.0)),
     (IMAGES, kl.ReLU(max_value=2.0)),
+    (IMAGES, kl.ReLU(max_value=2.0, negative_slope=0.1, threshold=0.5)),
+    (IMAGES, kl.ReLU(threshold=0.5)),
     (IMAGES, kl.ELU(0.7)),
     (IMAGES, kl.Softmax(axis=1)),
     (IMAGES, kl.Rescaling(2.0, offset=-1.0)),
@@ -47,8 +49,7 @@ LAYERS = [
     *[([SERIES, SERIES * 2], getattr(kl, name)()) for name in ("Add", "Multiply", "Subtract", "Average", "Maximum")],
     ([SERIES, SERIES * 2], kl.Minimum()),
     ([SERIES, SERIES * 2], kl.Concatenate(axis=1)),
-    *[(SERIES, kl.Activation(name)) for name in TABLE if "," not in name],
-    (SERIES, kl.Activation("leaky_relu")),
+    *[(SERIES, kl.Activation(name)) for name in TABLE],
     (SERIES, kl.Activation("swish")),
 ]
 

@@ -3,7 +3,7 @@
 A test finds what it prints on the page.
 """
 
-from torch_kinit.inspection.activations import TWINS
+from torch_kinit.inspection.activations import TABLE
 from torch_kinit.inspection.compare.differences import MEASURED
 from torch_kinit.inspection.compare.fields import FIELDS
 from torch_kinit.inspection.compare.optimizers import SETTINGS
@@ -33,7 +33,7 @@ def arguments():
 
 def activations():
     """The activations that have a module in torch."""
-    pairs = (f"`{name}` (`{cls.__name__}`)" for name, (cls, _) in TWINS.items())
+    pairs = (f"`{name}` (`{row.cls.__name__}`)" for name, row in TABLE.items() if row.cls)
     yield f"{', '.join(pairs)}."
 
 

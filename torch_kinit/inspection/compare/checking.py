@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from torch_kinit.inspection import activations
+from torch_kinit.inspection.activations import plain
 from torch_kinit.inspection.compare import spatial
-from torch_kinit.inspection.compare.differences import MEASURED, NONE, Difference, Note, plain
+from torch_kinit.inspection.compare.differences import MEASURED, NONE, Difference, Note
 from torch_kinit.inspection.compare.events import Event, twin_class
 from torch_kinit.inspection.compare.fields import Field, agree, attribute_of, base_of, fields_of
 from torch_kinit.inspection.compare.keras_graph import Unit
@@ -65,7 +66,7 @@ def check_fields(unit: Unit, item: Item) -> list[Difference]:
 def _value(unit: Unit, row: Field) -> Any:
     value = unit.get(row.key, row.default)
     if row.key.endswith("activation"):
-        return str(activations.named(value) or "linear")
+        return str(activations.named(value))
     return value
 
 
@@ -153,7 +154,7 @@ def _check_activation(event: Event, item: Item) -> list[Difference]:
     weight = keras.name if keras.name == port.name and keras.name in ("leaky_relu", "gelu") else "function"
     if port.name in ("softmax", "sigmoid"):
         weight = port.name
-    mend = f"{item.code} = {keras.torch}" if keras.torch else f"{keras} has no module: write it in `forward`"
+    mend = f"{item.code} = {keras.module}" if keras.module else f"{keras} has no module: write it in `forward`"
     return [Difference(event.unit.name, item.path, "activation", str(keras), str(port), MEASURED[weight], mend)]
 
 
@@ -180,14 +181,14 @@ def check_missing(event: Event, after: Item) -> Found:
     cls = twin_class(unit)
     if (
         event.kind in ("shape", "flatten", "padding")
-        or (activation and not activation.torch)
+        or (activation and not activation.module)
         or not (activation or cls)
     ):
         return [Note(unit.name, f"{event}: no module", "see that `forward` does it")]
     if event.kind == "dropout" and not unit.get("rate"):
         return []
     weight = MEASURED["dropout" if event.kind == "dropout" else "function"]
-    mend = f"{activation.torch if activation else made(unit)} after {after.code}"
+    mend = f"{activation.module if activation else made(unit)} after {after.code}"
     return [Difference(unit.name, after.path, event.kind, str(event), "none", weight, mend)]
 
 

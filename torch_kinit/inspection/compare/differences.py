@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ELSE = math.inf
 NONE, MODEL = "(no layer)", "(the model)"  # in the place of a layer's name
@@ -50,11 +50,6 @@ class Note:
     layer: str
     what: str
     mend: str
-
-
-def plain(value: Any) -> Any:
-    """A number of a config without the noise of the float32 that some of them went through: 0.3, not 0.30000001."""
-    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _loss(size: float) -> Weight:

@@ -85,8 +85,8 @@ def events_of(unit: Unit, weighted: Collection[str]) -> list[Event]:
     """What a layer does to data beside what its weights do."""
     kind = "weights" if unit.name in weighted else KIND_OF.get(base_of(unit.class_name), "")
     own = base_of(unit.class_name) in _OWN_ACTIVATION
-    activation = None if own else activations.of_unit(unit)
-    if activation:
+    activation = None if own else activations.of_layer(unit.class_name, unit.config)
+    if activation and activation != activations.LINEAR:
         return [Event(unit, "activation", activation)]
     attached = any(unit in (*other.before, *other.after) for other in (*unit.consumers, *unit.inputs))
     nothing = kind == "dropout" and not unit.get("rate", unit.get("stddev"))

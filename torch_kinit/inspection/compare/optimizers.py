@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note, plain
+from torch_kinit.inspection.activations import plain
+from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note
 from torch_kinit.inspection.compare.fields import agree
 from torch_kinit.keras.draws import Config
 

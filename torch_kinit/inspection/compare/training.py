@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note, plain
+from torch_kinit.inspection.activations import plain
+from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note
 from torch_kinit.inspection.compare.fields import base_of
 from torch_kinit.inspection.compare.keras_graph import Unit
 from torch_kinit.inspection.compare.port_order import Item

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torch_kinit.inspection.nonlinearities import activation_of
 from torch_kinit.inspection.outputs import mends, mistakes
 from torch_kinit.inspection.outputs.agreement import Distance, arranged, distance
-from torch_kinit.inspection.outputs.keras_functions import computed
+from torch_kinit.inspection.outputs.keras_functions import activation_of, computed
 from torch_kinit.inspection.outputs.layerwise import AFTER, OFF, Layerwise, OutputRow
 from torch_kinit.inspection.outputs.mistakes import Mistake
 from torch_kinit.inspection.outputs.trace import Event
@@ -183,7 +182,7 @@ class _Search:
             if call.class_name == "Bidirectional" and name == "out[:, -1]":
                 cause += ": the backward half's last state is at the first step"
             for way in arranged(view, shape) if name != right else ():
-                yield Mistake(call, known[1](way) if known else way, cause, right, view)
+                yield Mistake(call, known(way) if known else way, cause, right, view)
 
     # --- the layer itself ---
 
@@ -222,7 +221,7 @@ class _Search:
         ref, known = call.outputs[0], activation_of(call)
         keras = self._beside.arrays[ref]
         valid = self._beside.valid.get(ref) if valid is None else valid
-        ways = [value, *(known[1](way) for way in arranged(value, tuple(keras.shape)) if known)]
+        ways = [value, *(known(way) for way in arranged(value, tuple(keras.shape)) if known)]
         found = [far for way in ways if (far := distance(way, keras, valid)) is not None]
         return min(found, key=lambda far: far.largest, default=None)
 

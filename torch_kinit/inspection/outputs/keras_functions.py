@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from torch_kinit.inspection.nonlinearities import activation_of
+from torch_kinit.inspection.activations import LINEAR, Activation, of_layer
 from torch_kinit.inspection.outputs.agreement import as_float
 from torch_kinit.keras.recorded import Call
 
@@ -21,6 +21,11 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*parts))  # type: ignore[no-untyped-call]
 
 
+_AROUND_ONE = ("TimeDistributed", "SpectralNormalization")  # layers that do to the outputs what the one inside does
+_WITH_ACTIVATION = (
+    *("Dense", "EinsumDense", "Conv", "DepthwiseConv", "SeparableConv"),
+    *("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax"),
+)
 _IDENTITIES = ("Dropout", "SpatialDropout", "Gaussian", "AlphaDropout", "ActivityRegularization", "Masking", "Identity")
 _MERGES: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
     "Add": lambda parts: _stacked(parts).sum(0),
@@ -67,7 +72,18 @@ def computed(call: Call, inputs: Sequence[Tensor], masks: Masks) -> Tensor | Non
     if kind == "Attention":
         return attended(inputs, config, masks)
     found = activation_of(call)
-    return found[1](x) if found else None
+    return found(x) if found else None
+
+
+def activation_of(call: Call) -> Activation | None:
+    """The activation of a layer's outputs; None if it is not known."""
+    kind, config = call.class_name, call.config
+    while kind in _AROUND_ONE and isinstance(inner := config.get("layer"), Mapping):
+        kind, config = str(inner.get("class_name")), inner.get("config") or {}
+    if not call.own or kind.startswith("ConvLSTM") or not kind.startswith(_WITH_ACTIVATION):
+        return None
+    found = of_layer(kind, config) or LINEAR
+    return found if found.is_known else None
 
 
 def is_first(config: Mapping[str, Any]) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_kinit.inspection.nonlinearities import activation_of
+from torch_kinit.inspection.activations import LINEAR
 from torch_kinit.inspection.outputs.agreement import Distance, arranged, closest, distance
 from torch_kinit.inspection.outputs.arithmetic import with_arithmetic
-from torch_kinit.inspection.outputs.keras_functions import computed
+from torch_kinit.inspection.outputs.keras_functions import activation_of, computed
 from torch_kinit.inspection.outputs.trace import Event, traced
 from torch_kinit.inspection.outputs.views import WHOLE, unflattened, views
 from torch_kinit.keras.matching import Place
@@ -195,11 +195,11 @@ class Layerwise:
         best = ways.get(name)
         if best is not None and self.is_noise(best):
             self.right[i], self.ours[ref] = name, closest(found[name], keras)
-            if known and known[0] == "linear":
+            if known == LINEAR:
                 self.cores[i] = self.ours[ref]
             return best, EQUAL if name.startswith(WHOLE) else PART
-        for name, core in self._before_activation(call, found) if known and known[0] != "linear" else ():
-            value = known[1](core) if known else core
+        for name, core in self._before_activation(call, found) if known and known != LINEAR else ():
+            value = known(core) if known else core
             far = distance(value, keras, self.valid.get(ref))
             if far is not None and self.is_noise(far):
                 self.cores[i], self.right[i] = core, name

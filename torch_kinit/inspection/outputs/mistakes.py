@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from torch_kinit.inspection.nonlinearities import TABLE, activation_of
+from torch_kinit.inspection.activations import LINEAR, USUAL
 from torch_kinit.inspection.outputs.agreement import as_float
 from torch_kinit.inspection.outputs.keras_functions import (
     Masks,
+    activation_of,
     attended,
     computed,
     for_pad,
@@ -62,21 +63,21 @@ def activations(call: Call, before: Tensor) -> Iterator[Mistake]:
     """What comes of `before`, the layer's values before its activation, by another activation, none, or two."""
     if (known := activation_of(call)) is None:
         return
-    name, function, code = known
+    code = known.code
     before = as_float(before)
-    right = function(before)
-    if name != "linear":
-        yield Mistake(call, before, f"its activation is missing: Keras has {name}", code, before)
-        twice = function(right)
-        yield Mistake(call, twice, f"its activation, {name}, is applied twice", f"once: {code}", twice)
-    for other, (wrong, _) in TABLE.items():
-        if other not in ("linear", name):
-            value = wrong(before)
-            cause = f"the port has the activation {other} where Keras has {name}"
-            if name == "linear":
+    right = known(before)
+    if known != LINEAR:
+        yield Mistake(call, before, f"its activation is missing: Keras has {known}", code, before)
+        twice = known(right)
+        yield Mistake(call, twice, f"its activation, {known}, is applied twice", f"once: {code}", twice)
+    for other in USUAL:
+        if other not in (LINEAR, known):
+            value = other(before)
+            cause = f"the port has the activation {other} where Keras has {known}"
+            if known == LINEAR:
                 cause = f"the port applies an activation, {other}, where Keras has none"
             yield Mistake(call, value, cause, code, value)
-    if name == "softmax":
+    if known.name == "softmax":
         for axis in range(before.ndim - 1):
             value = F.softmax(before, axis)
             yield Mistake(call, value, f"softmax is over axis {axis} of Keras' layout, not over the last", code, value)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import torch_kinit as kinit
 from torch_kinit import torch_internals
@@ -154,13 +153,6 @@ def test_a_missing_name_that_matters_is_seen(digests):
     command = [sys.executable, "-W", "ignore", "-c", TAKEN_AWAY, "", "torch.nn.RNNBase._no_such_name"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "this torch has no such name" in done.stdout
-
-
-def test_compiled_kernels_need_what_they_say(monkeypatch):
-    """Where torch.compile cannot be told which lengths change, draws are eager."""
-    assert torch_internals.can_compile()
-    monkeypatch.delattr(torch._dynamo, "mark_dynamic")
-    assert not torch_internals.can_compile()
 
 
 # --- one file --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 PRIVATE_NAMES = {
     "torch.utils._python_dispatch._get_current_dispatch_mode": "draws are eager, also inside compiled()",
     "torch._C._functorch.peek_interpreter_stack": "draws are eager, also inside compiled()",
-    "torch._dynamo.mark_dynamic": "draws are eager, also inside compiled()",
     "torch.nn.RNNBase._init_flat_weights": "each weight is set on the module again, which tells it",
     "torch.nn.Module._apply": "FSDP2 notes new storage at the next forward",
     "torch.utils.swap_tensors": "materialize puts new tensors in the place of the old ones",
@@ -45,20 +44,10 @@ def is_intercepted() -> bool:
     return mode is None or stack is None or mode() is not None or stack() is not None
 
 
-def can_compile() -> bool:
-    """Whether torch.compile can be told which lengths change."""
-    return _find("torch._dynamo.mark_dynamic") is not None
-
-
 def uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Without the graphs of torch.compile, which pass over hooks; nothing is compiled where Dynamo is not loaded."""
     loaded = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext()
-
-
-def mark_dynamic(tensor: Tensor) -> None:
-    """Let torch.compile take the length of `tensor` for one that changes."""
-    _find("torch._dynamo.mark_dynamic")(tensor, 0)
 
 
 def split_factor(placement: Any) -> int | None:

@@ -72,7 +72,7 @@ def test_draws_are_captured_whole(law, dtype):
 
 @pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles_inline_module_allowlist")  # torch 2.6
 def test_compiled_draws_have_their_law():
-    """Inductor's kernels for a compiled truncated normal follow the law too."""
+    """torch.compile's kernel for a compiled truncated normal follow the law too."""
     torch._dynamo.reset()
     compiled = torch.compile(lambda t: kinit.trunc_normal_(t, std=0.05), fullgraph=True)
     check_law(compiled(torch.empty(N)), TruncatedAtTwo(0, 0.05))

@@ -8,15 +8,11 @@ import torch
 from torch import nn
 
 import torch_kinit as kinit
-from tests.support.kernels import CHUNK, KEY, LAWS, LEAST, check_same, compilable, drawn, every_law
+from tests.support.kernels import CHUNK, KEY, LEAST, SHARED, check_same, compilable, drawn, every_law
 from torch_kinit import compiled
 from torch_kinit.numerics import threefry
 from torch_kinit.streams import compiled as kernels
 from torch_kinit.streams.inverse import inverse_cdf
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Skipping serialization of skipfiles_inline_module_allowlist"  # torch 2.6
-)
 
 
 @pytest.fixture
@@ -25,12 +21,11 @@ def device(device):
     return compilable(device)
 
 
-@pytest.mark.slow
 @every_law
 def test_values_are_those_of_eager_draws(law, device):
-    """Sizes below, at and around those of the kernels' calls give the bits of eager draws, for two keys in turns."""
+    """Sizes below, at and around those of a call, a block and a thread's share give the bits of eager draws."""
     keys = itertools.cycle([KEY, kinit.Key(2**64 - 1).fold_in("a.b")])
-    for size, key in zip((1, 15, LEAST - 1, LEAST, LEAST + 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5), keys, strict=False):
+    for size, key in zip((1, LEAST - 1, LEAST, LEAST + 1, SHARED - 1, SHARED + CHUNK + 5), keys, strict=False):
         with compiled():
             ours = drawn(law, size, key=key, device=device)
         check_same(ours, drawn(law, size, key=key, device=device))
@@ -45,18 +40,15 @@ def test_the_comparison_sees_a_bit(device):
         check_same(eager * (1 + 2**-20), eager)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [("uniform", torch.bfloat16), ("normal", torch.float16)],
-    ids=str,
-)
-def test_half_precision_is_rounded_in_the_kernel(name, dtype, device):
-    """bfloat16 and float16 tensors get the bits of eager draws, in two orders of memory."""
-    shape = (40, 30, 8, 9)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("std", [1e-9, 3e-8, 1e-6, 6e-5, 0.05, 300.0, 7e3])
+def test_half_precision_is_rounded_in_the_kernel(std, dtype, device):
+    """bfloat16 and float16 tensors get the bits of eager draws: subnormal, tied and large; in any order."""
+    law = functools.partial(kinit.random_normal_, std=std)
     for layout in (torch.contiguous_format, torch.channels_last):
         with compiled():
-            ours = drawn(LAWS[name], shape, dtype=dtype, device=device, memory_format=layout)
-        check_same(ours, drawn(LAWS[name], shape, dtype=dtype, device=device))
+            ours = drawn(law, (40, 30, 8, 9), dtype=dtype, device=device, memory_format=layout)
+        check_same(ours, drawn(law, (40, 30, 8, 9), dtype=dtype, device=device))
 
 
 STRIDED = {

@@ -1,28 +1,39 @@
-"""What compiled() compiles, once, and what it leaves to eager draws."""
+"""When compiled() builds its kernel, and what it leaves to eager draws."""
 
 import functools
+import subprocess
 import threading
 import warnings
 
 import pytest
 import torch
-from torch._inductor.exc import InvalidCxxCompiler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_kinit as kinit
-from tests.support.kernels import CHUNK, INF, KEY, LAWS, LEAST, Compiled, check_same, compilable, drawn
+from tests.support.kernels import INF, KEY, LAWS, LEAST, SHARED, check_same, compilable, drawn
 from torch_kinit import compiled
 from torch_kinit.streams import compiled as kernels
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Skipping serialization of skipfiles_inline_module_allowlist"  # torch 2.6
-)
 
 
 @pytest.fixture
 def device(device):
     """Each device that kernels can be compiled for."""
     return compilable(device)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The commands that are run from here on, by a process in which nothing has been built."""
+    run, commands = subprocess.run, []
+
+    def noted(command, **settings):
+        commands.append(command)
+        return run(command, **settings)
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    kernels._kernel.cache_clear()
+    yield commands
+    kernels._kernel.cache_clear()
 
 
 class Operations(TorchDispatchMode):
@@ -32,35 +43,33 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.slow
-def test_nothing_is_compiled_again(device):
-    """One kernel serves all sizes, keys and laws of its kind; small tensors, float64 and tails take none."""
+def test_one_kernel_serves_all_laws(builds, device):
+    """It is built at the first draw that needs it, once."""
+    drawn(LAWS["uniform"], LEAST, device=device)
     with compiled():
-        for law in LAWS.values():
-            drawn(law, LEAST, device=device)
-        before = Compiled()
-        for law in LAWS.values():
-            drawn(law, 3 * LEAST + 1, key=kinit.Key(9), device=device)
-            drawn(law, 300, 1024, key=kinit.Key(9), device=device)
-        drawn(functools.partial(kinit.trunc_normal_, mean=0.5, std=0.3, upper=1), LEAST, device=device)
-        drawn(kinit.he_normal_, 300, 1024, device=device)
         drawn(kinit.random_normal_, LEAST - 1, device=device)
         drawn(kinit.random_normal_, LEAST, dtype=torch.float64, device=device)
         drawn(functools.partial(kinit.trunc_normal_, lower=3, upper=INF), LEAST, device=device)
-    assert before.count == 0
-
-
-def test_three_kernels_serve_all_laws(device):
-    """From nothing, all laws take three graphs a dtype, and none outside of compiled()."""
-    torch._dynamo.reset()
-    before = Compiled()
-    for law in LAWS.values():
-        drawn(law, LEAST, device=device)
-    assert before.count == 0
-    with compiled():
+        assert builds == []
         for law in LAWS.values():
             drawn(law, LEAST, device=device)
-    assert before.count == 3
+    with compiled():
+        drawn(LAWS["normal"], LEAST, device=device)
+    assert len(builds) == 1
+
+
+def test_threads_have_no_share_in_the_values(device):
+    """One thread and five give equal bits, and torch's number of threads stays."""
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 5):
+            torch.set_num_threads(count)
+            with compiled():
+                found.append(drawn(LAWS["normal"], 3 * SHARED + 1, device=device))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    check_same(*found)
 
 
 def test_it_is_a_context_of_its_thread_and_a_decorator(device):
@@ -82,16 +91,12 @@ def test_it_is_a_context_of_its_thread_and_a_decorator(device):
     assert asked == [False, True, False, True]
 
 
-def test_modes_and_traces_see_eager_draws(device):
+def test_modes_and_traces_see_eager_draws(device, monkeypatch):
     """Under a dispatch mode, vmap or torch.compile, draws are eager."""
     law, calls = LAWS["uniform"], []
     eager = drawn(law, LEAST, device=device)
-
-    def run(*arguments):
-        calls.append(arguments)
-
-    with pytest.MonkeyPatch.context() as patch, compiled():
-        patch.setattr(kernels, "_run", run)
+    monkeypatch.setattr(kernels, "_run", lambda *arguments: calls.append(arguments))
+    with compiled():
         with Operations():
             check_same(drawn(law, LEAST, device=device), eager)
         traced = torch.compile(lambda t: law(t, generator=KEY), backend="eager")
@@ -105,68 +110,47 @@ def test_modes_and_traces_see_eager_draws(device):
 # --- without a compiler ----------------------------------------------------------------------------------------------
 
 
-FAILURES = {
-    "no compiler": InvalidCxxCompiler(),
-    "no triton": RuntimeError("Cannot find a working triton installation."),
+COMPILERS = {
+    "none": (None, r"FileNotFoundError: no C compiler: no CC"),
+    "of no such name": ("no-such-compiler", r"FileNotFoundError: .*no-such-compiler"),
+    "that fails": (
+        "cc -include no-such-file.h",
+        r"RuntimeError: cc -include no-such-file\.h: .*no-such-file\.h: No such file",
+    ),
+    "that changes values": ("cc -D__FAST_MATH__", r"RuntimeError: .*Values would depend on the compiler"),
+    "that builds nothing": ("true", r"OSError: .*compiled\.so"),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
-@pytest.mark.parametrize("late", [False, True], ids=["at once", "after a piece"])
-def test_without_a_compiler_draws_are_eager(error, late, monkeypatch):
-    """One warning says so and why, and the values are the same, also where a part is written already."""
-    written = []
+@pytest.mark.parametrize(("command", "reason"), COMPILERS.values(), ids=COMPILERS)
+def test_without_a_compiler_draws_are_eager(command, reason, builds, monkeypatch):
+    """One warning says so and why, at the line that drew, and the values are the same."""
+    monkeypatch.setenv("CC", command or "")
+    if command is None:
+        monkeypatch.setattr("shutil.which", lambda name: None)
+    laws, tensors = (LAWS["uniform"], LAWS["normal"]), (torch.empty(LEAST), torch.empty(LEAST))
 
-    def compile_(function, **settings):
-        def call(out, *arguments):
-            if not late or written:
-                raise error
-            written.append(out.fill_(7))
+    def draw():
+        for law, tensor in zip(laws, tensors, strict=True):
+            with compiled():  # the same context, to the end of the outer one
+                law(tensor, generator=KEY)
 
-        return call
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    kernels._kernel.cache_clear()
-    eager = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
-    with compiled(), pytest.warns(UserWarning, match=r"torch\.compile failed .*eager") as warned:
-        ours = [drawn(law, 2 * CHUNK) for law in (LAWS["uniform"], LAWS["normal"])]
-    assert len(warned) == 1
-    assert type(error).__name__ in str(warned[0].message)
-    assert len(written) == late
-    for mine, other in zip(ours, eager, strict=True):
-        check_same(mine, other)
-    kernels._kernel.cache_clear()
+    with pytest.warns(UserWarning, match=rf"kernel cannot be built \({reason}.*eager") as warned:
+        compiled()(draw)()
+    assert [warning.filename for warning in warned] == [__file__]
+    for law, tensor in zip(laws, tensors, strict=True):
+        check_same(tensor, drawn(law, LEAST))
 
 
-def test_a_failure_does_not_outlast_its_context(monkeypatch):
-    """Where one compile failed, the next compiled() compiles again; the warning points at the line that drew."""
-    failing, ran = [True], []
-
-    def compile_(function, **settings):
-        def call(*arguments):
-            if failing:
-                raise RuntimeError(failing.pop())
-            ran.append(arguments)
-            function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    kernels._kernel.cache_clear()
-    law = LAWS["uniform"]
-    eager = drawn(law, LEAST)
-    with compiled():
-        with pytest.warns(UserWarning, match=r"torch\.compile failed \(RuntimeError: True\)") as warned:
-            check_same(law(torch.empty(LEAST), generator=KEY), eager)
-        assert [warning.filename for warning in warned] == [__file__]
-        with compiled():  # the same context, to the end of the outer one
-            check_same(drawn(law, LEAST), eager)
-        assert not ran
-    with compiled():
-        check_same(drawn(law, LEAST), eager)
-    assert len(ran) == 1
-    kernels._kernel.cache_clear()
+def test_a_failure_does_not_outlast_its_context(builds, device, monkeypatch):
+    """Where it could not be built, the next compiled() tries again."""
+    draw = compiled()(functools.partial(drawn, LAWS["uniform"], LEAST))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.warns(UserWarning, match="cannot be built"):
+        draw()
+    monkeypatch.delenv("CC")
+    draw()
+    assert kernels._kernel.cache_info().currsize == 1
 
 
 def test_without_a_key_nothing_is_compiled(monkeypatch):

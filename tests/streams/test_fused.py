@@ -15,6 +15,7 @@ from tests.support.kernels import INF, KEY, LAWS, check_same, drawn, every_law
 from torch_kinit.numerics import threefry
 from torch_kinit.streams import fused
 from torch_kinit.streams.inverse import CENTRAL, inverse_cdf
+from torch_kinit.streams.pieces import joined_axes
 
 pytest.importorskip("triton")
 
@@ -149,7 +150,7 @@ AXES = {
 @pytest.mark.parametrize(("make", "axes"), AXES.values(), ids=AXES)
 def test_axes_are_joined(make, axes):
     """Axes that lie in one line in the tensor and in the whole count as one."""
-    assert fused.joined_axes(*make()) == axes
+    assert joined_axes(*make()) == axes
 
 
 def test_a_model_takes_a_launch_a_draw(interpreted, monkeypatch):

@@ -19,6 +19,7 @@ from tests.support.draws import DRAWS
 from tests.support.kernels import compiler_of
 from tests.support.models import network, seeded
 from torch_kinit import KerasSeed, Key
+from torch_kinit.streams import compiled as kernels
 
 KERAS_DRAWS = {name: DRAWS[name] for name in ("uniform", "normal", "truncated", "scaled")}  # those that Keras has
 SOURCES = {  # what draws, made anew for each draw, and what it can draw
@@ -241,12 +242,11 @@ def test_two_models_are_initialized_at_once(settings):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles_inline_module_allowlist")  # torch 2.6
 def test_two_threads_compile_at_once():
     """Contexts of compiled() in two threads, of which both find nothing compiled, give the bits of eager draws."""
     if reason := compiler_of("cpu"):
         pytest.skip(reason)
-    torch._dynamo.reset()
+    kernels._kernel.cache_clear()
     draws = [partial(kinit.random_uniform_, low=-0.3), kinit.trunc_normal_]
 
     def drawn():

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_kinit import checks, torch_internals
 from torch_kinit.numerics import threefry
 from torch_kinit.streams.inverse import CENTRAL, InverseCdf
+from torch_kinit.streams.pieces import joined_axes
 
 _BLOCK = 1024  # values of a program; of 4 warps, 8 each thread
 _MOST_AXES = 4  # that the kernel takes, after those that lie in one line are joined
@@ -82,22 +83,6 @@ def launch(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf
             tensor, count, int(index.storage_offset()), *map(threefry.signed, key), *sizes[1:], *to, *at,
             *inverse.numbers(), LAW=law.value, AXES=len(axes), BLOCK=_BLOCK, enable_fp_fusion=False,
         )  # fmt: skip
-
-
-Axis = tuple[int, int, int]  # its length, and its strides in the tensor and in the whole
-
-
-def joined_axes(tensor: Tensor, index: Tensor) -> list[Axis]:
-    """The axes of a tensor in the order of its memory, joined where they lie in one line in it and in the whole."""
-    found = zip(tensor.shape, tensor.stride(), index.stride(), strict=True)
-    ordered = sorted((axis for axis in found if axis[0] > 1), key=lambda axis: axis[1:], reverse=True)
-    axes: list[Axis] = []
-    for size, to, at in ordered:
-        if axes and axes[-1][1:] == (size * to, size * at):
-            axes[-1] = (axes[-1][0] * size, to, at)
-        else:
-            axes.append((size, to, at))
-    return axes or [(1, 0, 0)]
 
 
 def _longest_stride(tensor: Tensor) -> int:

@@ -62,6 +62,22 @@ def span(index: Tensor) -> int:
     return sum((size - 1) * stride for size, stride in zip(index.shape, index.stride(), strict=True))
 
 
+Axis = tuple[int, int, int]  # its length, and its strides in the tensor and in the whole
+
+
+def joined_axes(tensor: Tensor, index: Tensor) -> list[Axis]:
+    """The axes of a tensor in the order of its memory, joined where they lie in one line in it and in the whole."""
+    found = zip(tensor.shape, tensor.stride(), index.stride(), strict=True)
+    ordered = sorted((axis for axis in found if axis[0] > 1), key=lambda axis: axis[1:], reverse=True)
+    axes: list[Axis] = []
+    for size, to, at in ordered:
+        if axes and axes[-1][1:] == (size * to, size * at):
+            axes[-1] = (axes[-1][0] * size, to, at)
+        else:
+            axes.append((size, to, at))
+    return axes or [(1, 0, 0)]
+
+
 def flat_indices(index: Tensor, device: torch.device) -> Tensor:
     """For each element of a view how far it lies behind the first one."""
     flat = torch.zeros((), dtype=torch.int32 if span(index) < 2**31 else torch.int64, device=device)

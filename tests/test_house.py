@@ -105,17 +105,19 @@ def wrong_order(tree):
 
 
 def circles(tree):
-    """A circle of files that import each other, and one of rooms."""
-    among_files, among_rooms = {}, {}
+    """A circle of files that import each other, one of folders, and one of rooms."""
+    among_files, among_folders, among_rooms = {}, {}, {}
     for file, path in files(tree).items():
         others = set(imported(tree, path))
         among_files[file] = others
+        folder = Path(file).parent
+        among_folders.setdefault(folder, set()).update({Path(other).parent for other in others} - {folder, Path(".")})
         among_rooms.setdefault(room(file), set()).update({room(other) for other in others} - {room(file)})
-    for graph in (among_files, among_rooms):
+    for graph in (among_files, among_folders, among_rooms):
         try:
             graphlib.TopologicalSorter(graph).prepare()
         except graphlib.CycleError as error:
-            yield " is imported by ".join(error.args[1])
+            yield " is imported by ".join(map(str, error.args[1]))
 
 
 def bad_captions(tree):
@@ -275,6 +277,16 @@ PLANTED = {
         circles,
         {"model/a.py": "from kit.model import b", "model/b.py": "def f():\n    import kit.model.a"},
         "model/a.py is imported by model/b.py is imported by model/a.py",
+    ),
+    "circle of folders": (
+        circles,
+        {
+            "model/a/x.py": "import kit.model.b.y",
+            "model/a/w.py": "",
+            "model/b/y.py": "",
+            "model/b/z.py": "import kit.model.a.w",
+        },
+        "model/a is imported by model/b is imported by model/a",
     ),
     "circle of rooms": (
         circles,

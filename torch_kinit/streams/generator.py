@@ -13,6 +13,7 @@ What holds for every law, as far as values come from torch's generators:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from torch import Tensor
 from torch_kinit import checks
 from torch_kinit.numerics.exact import Functions
 from torch_kinit.shards import is_distributed
-from torch_kinit.streams import overlap
 from torch_kinit.streams.inverse import inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law, Normal, TruncatedNormal
 from torch_kinit.streams.pieces import fill_flat
@@ -29,9 +29,9 @@ from torch_kinit.streams.source import Source
 AnyGenerator = torch.Generator | Source | None  # what `generator=` takes
 
 # Values a pass covers at a time. One thread gains from chunks that stay in its L2 cache (256 KiB of float32).
-# With several, each operation waits for all of them, long where another process has a core: few large passes, over
-# the whole tensor where no scratch memory is needed; large tensors are drawn as overlap.py has it. Measured on two
-# cores, one of them busy, against uniform_: chunks of 2**16 cost 4.2 times, 2**18 3.4, 2**21 1.7, the whole 1.4.
+# With several, each operation waits for all of them, long where another process has a core: few large passes,
+# over the whole tensor where no scratch memory is needed. Measured on two cores, one of them busy, against
+# uniform_: chunks of 2**16 cost 4.2 times, 2**18 3.4, 2**21 1.7, the whole 1.4.
 _CACHE_CHUNK = 1 << 16
 _SCRATCH_CHUNK = 3 << 20  # 12 MiB of float32
 _TAIL_CHUNK = 1 << 18  # a normal's tail keeps five scratch buffers, 10 MiB of float64
@@ -97,18 +97,12 @@ class TorchSource(Source):
         return self
 
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
-        draw, finish, chunk = self._steps(law, tensor.dtype)
+        fill, chunk = self._filler(law, tensor.dtype)
         if tensor.is_meta or tensor.numel() == 0:
             return tensor
         dtype = work_dtype(tensor.dtype)
         device = tensor.device if self.generator is None else self.generator.device
         direct = tensor.dtype == dtype and tensor.device.type == device.type
-
-        def fill(out: Tensor) -> None:
-            draw(out)
-            if finish is not None:
-                finish(out, _NATIVE)
-
         with torch.no_grad():
             if torch.compiler.is_compiling() or tensor.numel() <= _CACHE_CHUNK:  # compilers make loops of their own
                 out = tensor if direct else torch.empty_like(tensor, dtype=dtype, device=device)
@@ -116,30 +110,25 @@ class TorchSource(Source):
                 if not direct:
                     tensor.copy_(out)
                 return tensor
-            in_memory = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
-            if finish is not None and chunk is None and overlap.pays(tensor, device):
-                overlap.fill(in_memory, draw, finish, _NATIVE, dtype)
-                return tensor
             if device.type == "cpu" and torch.get_num_threads() == 1:
                 chunk = _CACHE_CHUNK
+            in_memory = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
             if chunk is None:
                 chunk = tensor.numel() if direct and in_memory.is_contiguous() else _SCRATCH_CHUNK
             fill_flat(in_memory, lambda out, start: fill(out), chunk, dtype=dtype, device=device, divisible=False)
         return tensor
 
-    def _steps(self, law: Law, dtype: torch.dtype) -> tuple[overlap.Draw, overlap.Finish | None, int | None]:
-        """What draws into float32 or float64, what makes values for `dtype` of it, and the most values at a time."""
+    def _filler(self, law: Law, dtype: torch.dtype) -> tuple[Callable[[Tensor], object], int | None]:
+        """What fills a float32 or float64 tensor with values for one of `dtype`, and the most it may get at a time."""
         if isinstance(law, TruncatedNormal) and law.scale > 0 and law.lower == -math.inf and law.upper == math.inf:
             law = Normal(law.loc, law.scale)
         if isinstance(law, Normal):
             law.support(dtype)
             mean, std = law.mean, law.std
-            return lambda out: out.normal_(mean, std, generator=self.generator), None, None
+            return lambda out: out.normal_(mean, std, generator=self.generator), None
         inverse = inverse_cdf(law, dtype)
-        if inverse.scale == 0:
-            return lambda out: out.fill_(inverse.shift), None, None
-        return (
-            lambda out: out.uniform_(inverse.low, inverse.high, generator=self.generator),
-            inverse.finish if inverse.normal or inverse.bounds else None,
-            None if inverse.tail is None else _TAIL_CHUNK,
-        )
+
+        def uniform(out: Tensor, low: float, high: float) -> None:
+            out.uniform_(low, high, generator=self.generator)
+
+        return lambda out: inverse.fill(out, uniform, _NATIVE), None if inverse.tail is None else _TAIL_CHUNK

@@ -51,10 +51,6 @@ class InverseCdf(NamedTuple):
             out.fill_(self.shift)
             return
         draw(out, self.low, self.high)
-        self.finish(out, functions)
-
-    def finish(self, out: Tensor, functions: Functions) -> None:
-        """Make values of uniform numbers, of each by itself."""
         if self.normal:
             if self.tail is None:
                 functions.erfinv_(out, self.largest)

@@ -116,12 +116,12 @@ def fill_flat(
             for first in range(0, out.numel(), step):
                 draw(out[first : first + step], start + first)
             if flat is None:
-                write_flat(tensor, start, out)
+                _write(tensor, start, out)
                 del out  # before the next one is made
     return tensor
 
 
-def write_flat(tensor: Tensor, start: int, values: Tensor) -> None:
+def _write(tensor: Tensor, start: int, values: Tensor) -> None:
     """Write `values` at the row-major positions start, start + 1, ... of `tensor`."""
     count = values.numel()
     if tensor.is_contiguous():
@@ -139,5 +139,5 @@ def write_flat(tensor: Tensor, start: int, values: Tensor) -> None:
             tensor[index : index + rows].copy_(values[:taken].view(rows, *tensor.shape[1:]))
         else:
             taken = min(row - offset, count)
-            write_flat(tensor[index], offset, values[:taken])
+            _write(tensor[index], offset, values[:taken])
         start, count, values = start + taken, count - taken, values[taken:]

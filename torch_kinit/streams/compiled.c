@@ -102,7 +102,7 @@ static inline uint16_t float16(float x) {
 
 /* --- memory --- */
 
-/* For `count` elements from `first` on, in the order of the axes, where each is in the tensor and in the whole. */
+/* For `count` elements from `first` on, in the order of the axes, where each is in the tensor (if asked) and in the whole. */
 static void places(const axis *axes, int rank, int64_t first, int count, int64_t start, int64_t *to, uint32_t *lower,
                    uint32_t *upper) {
     const axis last = axes[rank - 1];
@@ -116,12 +116,19 @@ static void places(const axis *axes, int rank, int64_t first, int count, int64_t
             rest /= axes[d].size;
         }
         run = last.size - begin < count - done ? (int)(last.size - begin) : count - done;
-        for (int i = 0; i < run; i++) {
-            const int64_t place = in_whole + (begin + i) * last.at;
-            to[done + i] = in_tensor + (begin + i) * last.to;
-            lower[done + i] = (uint32_t)place;
-            upper[done + i] = (uint32_t)(place >> 32);
-        }
+        in_tensor += begin * last.to;
+        in_whole += begin * last.at;
+        if (last.at == 1)
+            for (int i = 0; i < run; i++) {
+                lower[done + i] = (uint32_t)in_whole + (uint32_t)i;
+                upper[done + i] = (uint32_t)(in_whole >> 32) + (lower[done + i] < (uint32_t)in_whole);
+            }
+        else
+            for (int i = 0; i < run; i++) {
+                lower[done + i] = (uint32_t)(in_whole + i * last.at);
+                upper[done + i] = (uint32_t)((in_whole + i * last.at) >> 32);
+            }
+        for (int i = 0; to && i < run; i++) to[done + i] = in_tensor + i * last.to;
     }
 }
 
@@ -140,7 +147,7 @@ void draw(void *out, int dtype, const axis *axes, int rank, int64_t first, int64
     float x[BLOCK];
     for (int64_t begin = first; begin < first + size; begin += BLOCK) {
         const int count = first + size - begin < BLOCK ? (int)(first + size - begin) : BLOCK;
-        places(axes, rank, begin, count, start, to, lower, upper);
+        places(axes, rank, begin, count, start, dense ? 0 : to, lower, upper);
         for (int i = 0; i < count; i++) lower[i] = threefry(upper[i], lower[i], k0, k1);
         if (law == UNIFORM)
             for (int i = 0; i < count; i++) x[i] = uniform(lower[i], n);

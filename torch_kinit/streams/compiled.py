@@ -27,7 +27,7 @@ from torch_kinit.streams.inverse import CENTRAL, InverseCdf
 from torch_kinit.streams.pieces import joined_axes
 
 _LEAST = 1 << 10  # values from which on a call takes less than the passes of an eager draw
-_CHUNK = 1 << 18  # values that a thread draws at a time
+_CHUNK = 1 << 19  # values that a thread draws at a time
 _SHARED = 1 << 20  # values from which on it pays to start threads
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _UNIFORM, _CENTRAL, _NORMAL = range(3)

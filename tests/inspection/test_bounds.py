@@ -1,14 +1,23 @@
 """The bounds of an audit hold for the exact distributions, and each test can fail."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 
 import torch_kinit as kinit
-from torch_kinit.inspection.audit.bounds import distance_bound, distance_from, edges_for, misfits, moments_of
+from torch_kinit.inspection.audit.bounds import (
+    SHARES,
+    distance_bound,
+    distance_from,
+    edges_for,
+    misfits,
+    moments_of,
+    square_bounds,
+)
 from torch_kinit.inspection.audit.evidence import measure
 
 CHANCE = 1e-6
@@ -48,10 +57,9 @@ def test_evidence_is_what_numpy_and_scipy_measure(law, exact):
 
 @pytest.mark.parametrize(("law", "exact"), LAWS.values(), ids=LAWS)
 def test_moments_are_scipys(law, exact):
-    """Mean, std and fourth central moment, of bfloat16 those of rounded quantiles."""
-    mean, variance, kurtosis = (float(moment) for moment in exact.stats("mvk"))
-    moments = moments_of(law, torch.float32)
-    assert moments[:3] == pytest.approx((mean, variance**0.5, (kurtosis + 3) * variance**2), rel=1e-4, abs=1e-12)
+    """Mean and std, of bfloat16 those of rounded quantiles."""
+    mean, variance = (float(moment) for moment in exact.stats("mv"))
+    assert moments_of(law, torch.float32)[:2] == pytest.approx((mean, variance**0.5), rel=1e-4, abs=1e-12)
     rounded = torch.from_numpy(exact.ppf((np.arange(1 << 17) + 0.5) / (1 << 17))).bfloat16()
     rounded = rounded.clamp(*law.support(torch.bfloat16)).double()
     of_half = moments_of(law, torch.bfloat16)
@@ -65,9 +73,29 @@ def test_bounds_are_kept_by_exact_distributions(count, chance):
     rate = math.log(2 / chance) / count
     mean = math.sqrt(2 * rate)
     assert 2 * stats.norm.sf(mean * math.sqrt(count)) <= chance
-    over, under = 1 + 2 * math.sqrt(rate) + 2 * rate, 1 - 2 * math.sqrt(rate)
-    assert stats.chi2.sf(count * over, count) + stats.chi2.cdf(count * under, count) <= chance
+    under, over = square_bounds(kinit.Normal(1.0, 3.0), rate)
+    assert max(stats.chi2.sf(count * over, count), stats.chi2.cdf(count * under, count)) <= chance / 2
+    wider = 1 - (1 - under) * 0.6, 1 + (over - 1) * 0.6
+    assert count < 1000 or stats.chi2.sf(count * wider[1], count) + stats.chi2.cdf(count * wider[0], count) > chance
     assert stats.kstwo.sf(distance_bound(count, chance), count) <= chance * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.01])
+@pytest.mark.parametrize(("law", "exact"), LAWS.values(), ids=LAWS)
+def test_chernoffs_bounds_are_the_best_of_many(law, exact, rate):
+    """SciPy's integrals of exp(t * square), by the density, give the same bounds at the best of many t."""
+    mean, variance = (float(moment) for moment in exact.stats("mv"))
+    low, high = max(exact.support()[0], mean - 0.45), min(exact.support()[1], mean + 0.45)
+
+    def bound(t):
+        def integrand(x):
+            return math.exp(t * (x - mean) ** 2 / variance + exact.logpdf(x))
+
+        return (rate + math.log(integrate.quad(integrand, low, high, epsabs=1e-13, epsrel=1e-9)[0])) / t
+
+    most = 0.4 if low == mean - 0.45 else 30.0
+    expected = max(map(bound, -np.geomspace(1e-3, 30, 60))), min(map(bound, np.geomspace(1e-3, most, 60)))
+    assert square_bounds(law, rate) == pytest.approx((max(0.0, expected[0]), expected[1]), rel=2e-3, abs=2e-3)
 
 
 @pytest.mark.parametrize(("law", "exact"), LAWS.values(), ids=LAWS)
@@ -78,6 +106,19 @@ def test_false_alarms_are_as_rare_as_said(law, exact, count):
     for test in ("mean", "std", "range", "law"):
         assert sum(any(misfit.test == test for misfit in each) for each in off) <= 20
     assert not any(misfit.test in ("support", "values") for each in off for misfit in each)
+
+
+@pytest.mark.parametrize("count", [1, 2, 30, 10_000])
+def test_the_range_of_values_has_its_exact_law(count):
+    """The share between the extremes is SciPy's beta: just enough of it passes, a little less does not."""
+    law, exact = LAWS["normal"]
+    for chance, off in ((0.9, False), (1.1, True)):
+        share = stats.beta.ppf(CHANCE * SHARES["range"] / chance, count - 1, 2) if count > 1 else 0.0
+        low, high = exact.ppf((1 - share) / 2), exact.ppf((1 + share) / 2)
+        values = torch.tensor([low, high] if count > 1 else [0.0], dtype=torch.float64)
+        seen = dataclasses.replace(seen_of(values, law), count=count)
+        found = [misfit.test for misfit in misfits(law, seen, torch.float64, CHANCE)]
+        assert ("range" in found) == (off and count > 1)
 
 
 def spoilt(test):

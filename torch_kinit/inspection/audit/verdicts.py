@@ -14,6 +14,7 @@ from torch_kinit.initializers.plain import unit_forget_bias_
 from torch_kinit.initializers.structured import orthogonal_
 from torch_kinit.inspection.audit import structure
 from torch_kinit.inspection.audit.bounds import (
+    SHARES,
     Misfit,
     distance_bound,
     distance_from,
@@ -85,7 +86,7 @@ class Judge:
         expected = {"mean": moments.mean, "std": moments.std, "min": moments.low, "max": moments.high}
         if moments.std and not seen.broken:
             measured["law"] = distance_from(law, seen, dtype)
-            expected["law"] = distance_bound(seen.sample, self.chance)
+            expected["law"] = distance_bound(seen.sample, self.chance * SHARES["law"])
         tests = {misfit.test for misfit in failed}
         told = tuple(test for test in ("values", "std", "mean", "support", "law", "range") if test in tests)
         return {"measured": measured, "expected": expected, "failed": told}

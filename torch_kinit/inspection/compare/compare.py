@@ -246,13 +246,19 @@ def _of_compile(config: Config, optimizer: torch.optim.Optimizer | None) -> list
                 "compiled model."
             )
         return []
+    units = units_of(config)
     penalties = [
         value["config"]["l2"]
-        for unit in units_of(config)
+        for unit in units
         for key, value in unit.config.items()
         if key.endswith("_regularizer") and isinstance(value, dict) and (value.get("config") or {}).get("l2")
     ]
-    return [*optimizers.compare_optimizer(compiled, optimizer, penalties), *optimizers.loss_notes(compiled)]
+    embeddings = [unit.name for unit in units if unit.class_name == "Embedding" and unit.get("trainable", True)]
+    return [
+        *optimizers.compare_optimizer(compiled, optimizer, penalties),
+        *optimizers.sparse_notes(compiled, embeddings),
+        *optimizers.loss_notes(compiled),
+    ]
 
 
 def _laws(found: Sequence[Place], held: Holdings) -> tuple[dict[str, str], list[Note]]:

@@ -121,7 +121,7 @@ def run(rank, world, path):
             check_wrapping(classes, use_orig_params)
             os.write(1, f"{name}, {use_orig_params}\n".encode())  # whole lines from each process
     dist.barrier()  # or a process that ends cuts off one that still receives
-    dist.destroy_process_group()
+    os._exit(0)  # gloo's threads abort now and then a process that takes its groups down
 
 
 @pytest.mark.slow

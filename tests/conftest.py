@@ -6,6 +6,7 @@ import re
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["COLUMNS"] = "120"  # the width of tables in doctests
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or a third of the time goes into waiting, with several workers
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.support import torchvision_ops
 torchvision_ops.stand_in()
 torch_kinit.audit  # noqa: B018  # loads all that is loaded late, so that its examples are found with the others
 
+ONCE = {"comparisons", "digests", "tf_keras_files"}  # fixtures that start processes, whose answers several tests share
 ASKING = {"backend", "real"}  # of tests.support: who imports one of these asks such a process
 BACKEND = re.compile(r"test_keras_(jax|tensorflow|torch)\.py|[\[-](jax|tensorflow|torch)(?=[\]-])")  # in a test's id
 DEVICES = ["cpu"]
@@ -27,11 +29,21 @@ if torch.backends.mps.is_available():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup` one worker has all tests that ask one backend's process of Keras, started once."""
+    """With `--dist loadgroup` one worker has all tests that ask one process, started once."""
     for item in items:
+        if shared := ONCE.intersection(item.fixturenames):
+            path = "" if "tf_keras_files" in shared else item.path.name
+            item.add_marker(pytest.mark.xdist_group(f"{path} {shared.pop()}"))
+            continue
         if ASKING & vars(getattr(item, "module", item)).keys():
             asked = {name for found in BACKEND.findall(item.nodeid) for name in found if name}
             item.add_marker(pytest.mark.xdist_group(" ".join(("keras", *asked)) if len(asked) == 1 else "keras"))
+
+
+def pytest_configure(config):
+    """Refuse a pytest whose groups pytest-xdist 3.8 loses without a word: tests then start each process thrice."""
+    if config.getoption("dist", "no") == "loadgroup" and not hasattr(pytest.Item, "_nodeid"):
+        raise pytest.UsageError("--dist loadgroup has no effect with this pytest: take that of constraints.txt")
 
 
 @pytest.fixture(params=DEVICES)

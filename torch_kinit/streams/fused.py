@@ -27,6 +27,7 @@ from torch_kinit.streams.pieces import joined_axes
 _BLOCK = 1024  # values of a program; of 4 warps, 8 each thread
 _MOST_AXES = 4  # that the kernels take, after those that lie in one line are joined
 _MOST_VALUES = 1 << 32  # of a launch: ROCm takes 2**32 threads at most, of which a program has 256
+_MOST_NARROW = (1 << 32) - _BLOCK  # up to which positions are divided as 32-bit numbers, which is faster
 _ATTEMPTS = 3  # failures in a row, without lack of memory, after which a kernel is not tried again
 DEVICES = ("cuda", "xpu")  # ROCm's are called cuda, too
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -125,9 +126,7 @@ def _warn_once(what: str, message: str) -> None:
         checks.warn(message)
 
 
-def launch(
-    kernel: str, law: str, tensor: Tensor, index: Tensor, key: threefry.Key, numbers: Sequence[float]
-) -> None:
+def launch(kernel: str, law: str, tensor: Tensor, index: Tensor, key: threefry.Key, numbers: Sequence[float]) -> None:
     """Draw `tensor` in one launch; of more than four axes that nothing joins, in one for each index of the first."""
     axes = joined_axes(tensor, index)
     if len(axes) > _MOST_AXES:
@@ -141,8 +140,8 @@ def launch(
     count, kernels = tensor.numel(), _kernels()
     options = {
         "LAW": getattr(kernels, law).value,
-        "AXES": 0 if len(axes) == 1 and axes[0][1:] == (1, 1) else len(axes),
-        "NARROW": count <= (1 << 32) - _BLOCK,
+        "AXES": 0 if count == 1 or (len(axes) == 1 and axes[0][1:] == (1, 1)) else len(axes),
+        "NARROW": count <= _MOST_NARROW,
         "BLOCK": _BLOCK,
         "enable_fp_fusion": False,
     }

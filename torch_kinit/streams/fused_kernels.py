@@ -19,14 +19,17 @@ from torch_kinit.streams import keras_jax
 UNIFORM, CENTRAL, NORMAL, TAIL = (tl.constexpr(law) for law in range(4))
 JAX_UNIFORM, JAX_TRUNCATED, JAX_NORMAL = (tl.constexpr(law) for law in range(3))
 
-_single, _double = exact.FORMATS[torch.float32], exact.FORMATS[torch.float64]
+_DTYPES = (torch.float32, torch.float64)
+_single, _double = (exact.FORMATS[dtype] for dtype in _DTYPES)
 _LOG, _LOG_64 = (tl.constexpr(tuple(form.log)) for form in (_single, _double))
 _SQRT_HALF, _SQRT_HALF_64 = (tl.constexpr(form.sqrt_half) for form in (_single, _double))
-_ERFINV, _ERFINV_64 = (
-    tl.constexpr(tuple((limit, middle, tuple(of)) for limit, middle, of in exact.ERFINV[dtype]))
-    for dtype in (torch.float32, torch.float64)
-)
-_MIDDLE, _FAR = (tl.constexpr(tuple(map(tuple, each))) for each in (exact.ERFCX_MIDDLE, exact.ERFCX_FAR))
+# Of each branch of erfinv: up to which w, what is taken from w or its root, and the coefficients.
+_LIMITS, _LIMITS_64 = (tl.constexpr(tuple(branch[0] for branch in exact.ERFINV[dtype])) for dtype in _DTYPES)
+_CENTRES, _CENTRES_64 = (tl.constexpr(tuple(branch[1] for branch in exact.ERFINV[dtype])) for dtype in _DTYPES)
+_INNER, _OUTER = (tl.constexpr(tuple(branch[2])) for branch in exact.ERFINV[torch.float32])
+_INNER_64, _OUTER_64, _OUTMOST_64 = (tl.constexpr(tuple(branch[2])) for branch in exact.ERFINV[torch.float64])
+_NEAR, _BELOW_NEAR = (tl.constexpr(tuple(each)) for each in exact.ERFCX_MIDDLE)
+_FAR, _BELOW_FAR = (tl.constexpr(tuple(each)) for each in exact.ERFCX_FAR)
 _EVEN, _ODD = (tl.constexpr(each) for each in threefry.ROTATIONS)
 _PARITY = tl.constexpr(threefry.PARITY)
 _LN2, _SQRT_OF_HALF, _SQRT_HALF_PI, _ROOT_OF_PI = (
@@ -150,33 +153,30 @@ def _log(a):
 def _erfinv(x, LAW: tl.constexpr):
     w = -_log((1.0 + x) * (1.0 - x))
     if x.dtype == tl.float64:
-        factor = _polynomial(w - _ERFINV_64[0][1], _ERFINV_64[0][2], 23)
+        factor = _polynomial(w - _CENTRES_64[0], _INNER_64, 23)
         if LAW == NORMAL:
             root = _root(w)
-            outer = _polynomial(root - _ERFINV_64[1][1], _ERFINV_64[1][2], 19)
-            factor = tl.where(w < _ERFINV_64[0][0], factor, outer)
-            outer = _polynomial(root - _ERFINV_64[2][1], _ERFINV_64[2][2], 17)
-            factor = tl.where(w < _ERFINV_64[1][0], factor, outer)
+            factor = tl.where(w < _LIMITS_64[0], factor, _polynomial(root - _CENTRES_64[1], _OUTER_64, 19))
+            factor = tl.where(w < _LIMITS_64[1], factor, _polynomial(root - _CENTRES_64[2], _OUTMOST_64, 17))
     else:
-        factor = _polynomial(w - _ERFINV[0][1], _ERFINV[0][2], 9)
+        factor = _polynomial(w - _CENTRES[0], _INNER, 9)
         if LAW == NORMAL:
-            outer = _polynomial(_root(w) - _ERFINV[1][1], _ERFINV[1][2], 9)
-            factor = tl.where(w < _ERFINV[0][0], factor, outer)
+            factor = tl.where(w < _LIMITS[0], factor, _polynomial(_root(w) - _CENTRES[1], _OUTER, 9))
     return x * factor
 
 
 @triton.jit
-def _ratio(x, POLYNOMIALS: tl.constexpr, COUNT: tl.constexpr):
-    return _quotient(_polynomial(x, POLYNOMIALS[0], COUNT), _polynomial(x, POLYNOMIALS[1], COUNT))
+def _ratio(x, ABOVE: tl.constexpr, BELOW: tl.constexpr, COUNT: tl.constexpr):
+    return _quotient(_polynomial(x, ABOVE, COUNT), _polynomial(x, BELOW, COUNT))
 
 
 @triton.jit
 def _erfcx(x):
-    near = _ratio(tl.where(x > 8.0, 8.0, x), _MIDDLE, 9)
+    near = _ratio(tl.where(x > 8.0, 8.0, x), _NEAR, _BELOW_NEAR, 9)
     inverse = tl.where(x < 4.0, 4.0, x)
     inverse = _quotient(1.0, inverse)
     square = inverse * inverse
-    far = (_ROOT_OF_PI - _ratio(square, _FAR, 6) * square) * inverse
+    far = (_ROOT_OF_PI - _ratio(square, _FAR, _BELOW_FAR, 6) * square) * inverse
     return tl.where(x < 4.0, near, far)
 
 
@@ -199,13 +199,13 @@ def _clamp(x, low, high):
 
 
 @triton.jit
-def _rounded(x, DTYPE: tl.constexpr):
+def _rounded(x, dtype: tl.constexpr):
     """float32 numbers as the nearest of a dtype, ties to even: Triton's interpreter rounds bfloat16 towards zero."""
-    if DTYPE == tl.bfloat16:
+    if dtype == tl.bfloat16:
         word = x.to(tl.int32, bitcast=True)
         word = word + 0x7FFF + ((word >> 16) & 1)
         return ((word >> 16) << 16).to(tl.float32, bitcast=True)
-    elif DTYPE == tl.float16:
+    elif dtype == tl.float16:
         return x.to(tl.float16).to(tl.float32)
     else:
         return x
@@ -221,9 +221,9 @@ def _of_bits(number):
 
 
 @triton.jit
-def _fraction(w0, w1, DTYPE: tl.constexpr):
+def _fraction(w0, w1, dtype: tl.constexpr):
     """From 0 to 1, of the upper 23 bits; in float64 of 52."""
-    if DTYPE == tl.float64:
+    if dtype == tl.float64:
         wide = (w0.to(tl.uint64) << 32) | w1.to(tl.uint64)
         return (wide >> 12).to(tl.float64) * _STEP_64
     else:
@@ -231,9 +231,9 @@ def _fraction(w0, w1, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _integer(w0, w1, DTYPE: tl.constexpr):
+def _integer(w0, w1, dtype: tl.constexpr):
     """All 32 bits as a signed number; in float64 all 64."""
-    if DTYPE == tl.float64:
+    if dtype == tl.float64:
         return ((w0.to(tl.uint64) << 32) | w1.to(tl.uint64)).to(tl.int64, bitcast=True).to(tl.float64)
     else:
         return (w0 ^ w1).to(tl.int32, bitcast=True).to(tl.float32)
@@ -257,27 +257,27 @@ def draw(
     at0 ... Of no axes it lies in one line, in memory and in the whole. The numbers are `InverseCdf.numbers` and those
     of a tail, of float64 as their bits.
     """
-    DTYPE: tl.constexpr = out.dtype.element_ty
+    dtype: tl.constexpr = out.dtype.element_ty
     where, flat, inside = _places(
         first, count, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES, NARROW, BLOCK
     )
-    if DTYPE == tl.float64:
+    if dtype == tl.float64:
         factor, middle, scale, low = _of_bits(factor), _of_bits(middle), _of_bits(scale), _of_bits(low)
         high, shift, least, most = _of_bits(high), _of_bits(shift), _of_bits(least), _of_bits(most)
         lower, hazard = _of_bits(lower), _of_bits(hazard)
         twice_slope, squared_hazard = _of_bits(twice_slope), _of_bits(squared_hazard)
     w0, w1 = _words(flat, k0.to(tl.uint32), k1.to(tl.uint32))
     if LAW == UNIFORM:
-        x = (_fraction(w0, w1, DTYPE) * factor + middle) * scale
+        x = (_fraction(w0, w1, dtype) * factor + middle) * scale
     else:
-        x = _clamp(_integer(w0, w1, DTYPE) * factor + middle, low, high)
+        x = _clamp(_integer(w0, w1, dtype) * factor + middle, low, high)
         if LAW == TAIL:
-            x = _distance(x, lower, hazard, twice_slope, squared_hazard, 3 if DTYPE == tl.float64 else 2)
+            x = _distance(x, lower, hazard, twice_slope, squared_hazard, 3 if dtype == tl.float64 else 2)
         else:
             x = _erfinv(x, LAW)
         x = x * scale + shift
-    x = _rounded(_clamp(x, least, most), DTYPE)
-    tl.store(out + where, x.to(DTYPE), mask=inside)
+    x = _rounded(_clamp(x, least, most), dtype)
+    tl.store(out + where, x.to(dtype), mask=inside)
 
 
 # --- what Keras draws on JAX -----------------------------------------------------------------------------------------
@@ -320,27 +320,26 @@ def _jax_log1p(square):
 @triton.jit
 def _jax_erfinv(x, LAW: tl.constexpr):
     w = -_jax_log1p(x * x)
-    factor = _fused(w - _ERFINV[0][1], _ERFINV[0][2], 0, 9)
+    factor = _fused(w - _CENTRES[0], _INNER, 0, 9)
     if LAW == JAX_NORMAL:
-        outer = _fused(_root(w) - _ERFINV[1][1], _ERFINV[1][2], 0, 9)
-        factor = tl.where(w < _ERFINV[0][0], factor, outer)
+        factor = tl.where(w < _LIMITS[0], factor, _fused(_root(w) - _CENTRES[1], _OUTER, 0, 9))
     return x * factor
 
 
 @triton.jit
-def _flushed(x, DTYPE: tl.constexpr):
+def _flushed(x, dtype: tl.constexpr):
     """Subnormal numbers are zero, but those of float16, which is computed in float32."""
-    if DTYPE == tl.float16:
+    if dtype == tl.float16:
         return x
     else:
         return tl.where(tl.abs(x) < _TINY, x * 0.0, x)
 
 
 @triton.jit
-def _affine(x, scale, shift, DTYPE: tl.constexpr):
+def _affine(x, scale, shift, dtype: tl.constexpr):
     """Scale, then shift, each rounded."""
-    x = _flushed(_rounded(x * scale, DTYPE), DTYPE)
-    return _flushed(_rounded(x + shift, DTYPE), DTYPE)
+    x = _flushed(_rounded(x * scale, dtype), dtype)
+    return _flushed(_rounded(x + shift, dtype), dtype)
 
 
 @triton.jit(
@@ -356,25 +355,25 @@ def draw_as_jax(
     LAW: tl.constexpr, AXES: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """As `draw`, with the numbers of `keras_jax.Numbers`; of float32, float16 or bfloat16."""
-    DTYPE: tl.constexpr = out.dtype.element_ty
+    dtype: tl.constexpr = out.dtype.element_ty
     where, flat, inside = _places(
         first, count, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES, NARROW, BLOCK
     )
     w0, w1 = _words(flat, k0.to(tl.uint32), k1.to(tl.uint32))
     bits = w0 ^ w1
-    if DTYPE == tl.float32:
+    if dtype == tl.float32:
         x = (bits >> 9).to(tl.float32) * _STEP
-        x = _flushed(tl.fma(x, width, low), DTYPE)
+        x = _flushed(tl.fma(x, width, low), dtype)
     else:
-        if DTYPE == tl.float16:
+        if dtype == tl.float16:
             x = ((bits >> 6) & 0x3FF).to(tl.float32) * 0.0009765625  # 2**-10
         else:
             x = ((bits >> 1) & 0x7F).to(tl.float32) * 0.0078125  # 2**-7
-        x = _affine(x, width, low, DTYPE)
+        x = _affine(x, width, low, dtype)
     x = tl.where(x < low, low, x)
     if LAW != JAX_UNIFORM:
-        x = _rounded(_rounded(_jax_erfinv(x, LAW), DTYPE) * root, DTYPE)
+        x = _rounded(_rounded(_jax_erfinv(x, LAW), dtype) * root, dtype)
         if LAW == JAX_TRUNCATED:
             x = _clamp(x, -most, most)
-        x = _affine(x, scale, shift, DTYPE)
-    tl.store(out + where, x.to(DTYPE), mask=inside)
+        x = _affine(x, scale, shift, dtype)
+    tl.store(out + where, x.to(dtype), mask=inside)

@@ -14,6 +14,8 @@ from torch import Tensor
 CHUNK = 1 << 18
 SERIAL = 1 << 15  # up to which torch does not share a pass among threads
 _MANY = 8  # pieces from which on it pays to try which way is the faster
+_ASYNCHRONOUS = ("cuda", "xpu")  # to which page-locked memory is copied in its own time
+_MOST_LOCKED = 16 << 20  # bytes of page-locked memory for pieces that are copied
 
 Piece = TypeVar("Piece")
 
@@ -100,35 +102,82 @@ def fill_flat(
     Pieces go in row-major order and begin at multiples of `chunk`. The last one has at least 16 values, if all together
     are as many, since torch's generators make normal values in groups of 16. `out` has the given dtype (None for the
     tensor's) and device; it is the tensor's own memory, where that has both and is contiguous. Of a `divisible` draw
-    any part can be drawn by itself.
+    any part can be drawn by itself. What the CPU draws for a tensor on CUDA or XPU is copied while the next piece is
+    drawn; beside the tensor there are one or two pieces at a time, whatever its size.
     """
     total = tensor.numel()
     if total == 0 or tensor.is_meta:
         return tensor
     dtype = dtype or tensor.dtype
     with torch.no_grad():
-        direct = tensor.dtype == dtype and tensor.device.type == torch.device(device).type and tensor.is_contiguous()
-        flat = tensor.view(-1) if direct else None
+        there = _lies_on(tensor, torch.device(device))
+        flat = tensor.view(-1) if there and tensor.dtype == dtype and tensor.is_contiguous() else None
         starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
+        copies = not there and len(starts) > 1 and tensor.device.type in _ASYNCHRONOUS
+        crossing = _Crossing.to(tensor, chunk + 15, dtype) if copies else None
         for (start, stop), serial in paced(zip(starts, [*starts[1:], total], strict=True)):
-            out = torch.empty(stop - start, dtype=dtype, device=device) if flat is None else flat[start:stop]
+            if flat is not None:
+                out = flat[start:stop]
+            elif crossing is not None:
+                out = crossing.room(stop - start)
+            else:
+                out = torch.empty(stop - start, dtype=dtype, device=device)
             step = SERIAL if serial and divisible else out.numel()
             for first in range(0, out.numel(), step):
                 draw(out[first : first + step], start + first)
             if flat is None:
-                _write(tensor, start, out)
+                _write(tensor, start, out, crossing is not None)
+                if crossing is not None:
+                    crossing.leave()
                 del out  # before the next one is made
     return tensor
 
 
-def _write(tensor: Tensor, start: int, values: Tensor) -> None:
+def _lies_on(tensor: Tensor, device: torch.device) -> bool:
+    return tensor.device.type == device.type
+
+
+class _Crossing:
+    """Page-locked memory from which pieces are copied to an accelerator, one while the other is drawn."""
+
+    def __init__(self, device: torch.device, rooms: list[Tensor]) -> None:
+        module = torch.get_device_module(device)
+        self._stream, self._rooms = module.current_stream(device), rooms
+        self._left = [module.Event() for _ in rooms]
+        self._turn = 0
+
+    @classmethod
+    def to(cls, tensor: Tensor, size: int, dtype: torch.dtype) -> _Crossing | None:
+        """For pieces of at most `size` values; None where the system locks no memory."""
+        rooms = 2 if 2 * size * dtype.itemsize <= _MOST_LOCKED else 1
+        try:
+            return cls(tensor.device, [_locked(size, dtype) for _ in range(rooms)])
+        except RuntimeError:
+            return None
+
+    def room(self, count: int) -> Tensor:
+        """Memory for the next piece, out of which the one before has been copied."""
+        self._left[self._turn].synchronize()  # at once where nothing has been recorded yet
+        return self._rooms[self._turn][:count]
+
+    def leave(self) -> None:
+        """Note that the piece's copies are under way."""
+        self._left[self._turn].record(self._stream)
+        self._turn = (self._turn + 1) % len(self._rooms)
+
+
+def _locked(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype, device="cpu", pin_memory=True)
+
+
+def _write(tensor: Tensor, start: int, values: Tensor, non_blocking: bool = False) -> None:
     """Write `values` at the row-major positions start, start + 1, ... of `tensor`."""
     count = values.numel()
     if tensor.is_contiguous():
-        tensor.view(-1)[start : start + count].copy_(values)
+        tensor.view(-1)[start : start + count].copy_(values, non_blocking)
         return
     if tensor.ndim < 2:
-        tensor[start : start + count].copy_(values)
+        tensor[start : start + count].copy_(values, non_blocking)
         return
     row = tensor[0].numel()
     while count:
@@ -136,8 +185,8 @@ def _write(tensor: Tensor, start: int, values: Tensor) -> None:
         if offset == 0 and count >= row:
             rows = count // row
             taken = rows * row
-            tensor[index : index + rows].copy_(values[:taken].view(rows, *tensor.shape[1:]))
+            tensor[index : index + rows].copy_(values[:taken].view(rows, *tensor.shape[1:]), non_blocking)
         else:
             taken = min(row - offset, count)
-            _write(tensor[index], offset, values[:taken])
+            _write(tensor[index], offset, values[:taken], non_blocking)
         start, count, values = start + taken, count - taken, values[taken:]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.shards import boxes, is_distributed, put, whole_like
+from torch_kinit.shards import boxes
 from torch_kinit.streams import fused, keras_jax, keras_tensorflow, keras_torch
 from torch_kinit.streams.laws import Law, TruncatedNormal
 from torch_kinit.streams.pieces import fill_flat
@@ -95,15 +95,10 @@ class KerasSeed(Source):
             raise ValueError(f"Keras draws float16, bfloat16, float32 and float64, not {dtype}.")
 
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
-        """Fill `tensor`; of a DTensor each process draws the whole on the CPU, and keeps its part.
-
-        In a kernel each process draws its part alone.
-        """
+        """Fill what this process holds of `tensor`."""
         self.refuse(law, tensor.dtype)
         if self.backend == "jax" and self._draw_in_kernel(tensor, law):
             return tensor
-        if is_distributed(tensor):
-            return put(tensor, self.draw(whole_like(tensor), law))
         if self.backend == "torch":
             generator = torch.Generator().manual_seed(self.native_seed)
             return fill_flat(

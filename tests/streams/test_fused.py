@@ -358,6 +358,19 @@ def test_failures_in_a_row_count(failing):
     assert not failing
 
 
+def test_with_a_triton_that_lacks_something(monkeypatch):
+    """Kernels that cannot even be read are a warning, too."""
+    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    monkeypatch.setattr(fused, "_warned", set())
+    monkeypatch.delitem(sys.modules, "torch_kinit.streams.fused_kernels", raising=False)
+    monkeypatch.delattr("torch_kinit.streams.fused_kernels", raising=False)
+    monkeypatch.delattr(triton, "jit")
+    fused._kernels.cache_clear()
+    with pytest.warns(UserWarning, match=r"cannot be loaded \(AttributeError: module 'triton' has no attribute 'jit'"):
+        drawn(kinit.he_normal_, 30, 20)
+    fused._kernels.cache_clear()
+
+
 AFTER_TENSORFLOW = """
 import warnings
 import tensorflow, torch
@@ -386,12 +399,28 @@ def test_after_tensorflow():
     assert message.startswith("Triton crashes where it is imported after TensorFlow")
 
 
+on_cuda = pytest.mark.skipif("cuda" not in DEVICES, reason="draws on an accelerator, and there is none")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif("cuda" not in DEVICES, reason="draws on an accelerator, and there is none")
-@every_law
-def test_a_gpu_has_the_bits_of_the_cpu(law):
+@on_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("law", (LAWS | TAILS).values(), ids=LAWS | TAILS)
+def test_a_gpu_has_the_bits_of_the_cpu(law, dtype):
     """2**26 values on a GPU, in one launch, are those of the CPU."""
-    check_same(drawn(law, 1 << 26, device="cuda"), drawn(law, 1 << 26))
+    size = 1 << (24 if dtype == torch.float64 else 26)
+    check_same(drawn(law, size, dtype=dtype, device="cuda"), drawn(law, size, dtype=dtype))
+
+
+@pytest.mark.slow
+@on_cuda
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+@pytest.mark.parametrize("name", ["uniform", "truncated", "normal, moved"])
+def test_a_gpu_has_the_numbers_of_keras(name, backend):
+    """2**24 values in Keras' layout, on a GPU, are those that a KerasSeed draws for the CPU."""
+    draw, (there, here) = LAWS[name], (torch.empty(4096, 4096, device=device).t() for device in ("cuda", "cpu"))
+    seed = kinit.KerasSeed(5, backend)
+    check_same(draw(there, generator=seed), draw(here, generator=seed))
 
 
 # --- what Keras draws on JAX -----------------------------------------------------------------------------------------

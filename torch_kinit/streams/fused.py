@@ -81,7 +81,8 @@ def _numbers(inverse: InverseCdf, dtype: torch.dtype) -> Sequence[float]:
 @functools.cache
 def _kernels() -> Any:
     """The file of the kernels; None without Triton, which comes with torch's builds for accelerators."""
-    if "tensorflow" in sys.modules and "triton" not in sys.modules:  # each has an LLVM of its own
+    # https://github.com/tensorflow/tensorflow/issues/124205: TensorFlow's LLVM takes the place of Triton's.
+    if "tensorflow" in sys.modules and "triton" not in sys.modules:
         _warn_once(
             "tensorflow",
             "Triton crashes where it is imported after TensorFlow, so draws on accelerators go without its kernels: "
@@ -89,8 +90,13 @@ def _kernels() -> Any:
         )
         return None
     try:
-        from torch_kinit.streams import fused_kernels
+        import triton  # noqa: F401
     except ImportError:
+        return None
+    try:
+        from torch_kinit.streams import fused_kernels
+    except Exception as error:  # of a Triton that lacks what the kernels are made of
+        _warn_once("kernels", _failure("Triton's kernels for draws cannot be loaded", error))
         return None
     return fused_kernels
 
@@ -107,17 +113,17 @@ def _try_launch(
     except Exception as error:  # of as many types as compilers and drivers have ways to fail
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "out of memory" not in str(error):
             _failures[which] += 1
-            reason = textwrap.shorten(str(error), 200)
-            _warn_once(
-                device,
-                f"Triton's kernel for draws on {device} cannot be built or launched ({type(error).__name__}: {reason})."
-                " Draws without it take longer; their values are the same.",
-            )
+            _warn_once(device, _failure(f"Triton's kernel for draws on {device} cannot be built or launched", error))
         return False
     _failures[which] = 0
     if not tensor.is_inference():
         torch.autograd.graph.increment_version(tensor)
     return True
+
+
+def _failure(what: str, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
+    return f"{what} ({reason}). Draws without it take longer; their values are the same."
 
 
 def _warn_once(what: str, message: str) -> None:

@@ -499,6 +499,19 @@ def test_any_part_of_jax(interpreted):
     check_same(box, as_jax(0, 15_120, law).view(9, 8, 7, 6, 5)[2:5, 1:4, ::2, 1:5, 3])
 
 
+def test_boxes_of_jax(interpreted, monkeypatch):
+    """What a process holds of a DTensor is drawn box by box, in its own memory."""
+    law, local = kinit.Normal(0.1, 0.3), torch.empty(4, 7)
+    rows = [(slice(0, 2), local[:2]), (slice(6, 8), local[2:])]
+    monkeypatch.setattr(
+        "torch_kinit.streams.keras_seed.boxes", lambda tensor, index: [(mine, index[at]) for at, mine in rows]
+    )
+    kinit.KerasSeed(5, "jax").draw(torch.empty(12, 7), law)
+    whole = as_jax(0, 84, law).view(12, 7)
+    check_same(local, torch.cat((whole[:2], whole[6:8])))
+    assert interpreted == [14, 14]
+
+
 @pytest.mark.parametrize("size", [1, 33, 5000])
 def test_a_sum_is_rounded_once(size, interpreted):
     """What stands for `tl.fma` gives the float32 nearest to the exact x*y + z, also where two roundings do not."""

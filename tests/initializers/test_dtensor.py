@@ -41,6 +41,8 @@ FILLS = {
     "orthogonal, keras": (partial(kinit.orthogonal_, layout="keras", generator=KEY), WEIGHTS),
     "a KerasSeed": (partial(kinit.he_normal_, generator=kinit.KerasSeed(1, "jax")), WEIGHTS),
     "a KerasSeed, keras": (partial(kinit.he_uniform_, layout="keras", generator=kinit.KerasSeed(1, "jax")), WEIGHTS),
+    "a KerasSeed of TensorFlow": (partial(kinit.he_normal_, generator=kinit.KerasSeed(1, "tensorflow")), WEIGHTS),
+    "a KerasSeed of torch": (partial(kinit.he_normal_, generator=kinit.KerasSeed(1, "torch")), WEIGHTS),
     "a KerasSeed's orthogonal": (partial(kinit.orthogonal_, generator=kinit.KerasSeed(1, "jax")), WEIGHTS),
     "identity": (partial(kinit.identity_, gain=0.5), [(13, 6), (6, 13), (1, 9)]),
     "constant": (partial(kinit.constant_, value=0.25), [*WEIGHTS, (9,), ()]),

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.backends import NAMES, same_bits
 from tests.support.memory import PeakMemory
 from torch_kinit import KerasSeed, Normal, TruncatedNormal, Uniform
+from torch_kinit.streams import pieces
 from torch_kinit.streams.pieces import CHUNK, SERIAL, fill_flat, paced, views
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -269,6 +271,175 @@ def test_memory_of_a_whole_copy_is_seen():
     with PeakMemory(tensor) as memory:
         whole.draw(tensor, Normal(0.0, 1.0))
     assert memory.peak == 4 * tensor.numel()
+
+
+# --- DTensors --------------------------------------------------------------------------------------------------------
+
+BOXES = {
+    "rows": lambda t: [t[3:7]],
+    "columns": lambda t: [t[..., 2:5]],
+    "rows and columns": lambda t: [t[4:9, 1:6]],
+    "two boxes": lambda t: [t[:2, :, 3:], t[9:, :, 3:]],
+    "one element": lambda t: [t[5:6, 2:3, 4:5]],
+    "nothing": lambda t: [],
+}
+
+
+@pytest.mark.parametrize("divisible", [True, False], ids=["divisible", "serial"])
+@pytest.mark.parametrize("chunk", [16, 48, 1024])
+@pytest.mark.parametrize("cut", BOXES.values(), ids=BOXES)
+def test_boxes(cut, chunk, divisible, monkeypatch):
+    """Each box gets the values at its flat indices; no piece is drawn without need, but before one that has it."""
+    whole = torch.arange(12 * 7 * 6, dtype=torch.float64).view(12, 7, 6)
+    boxes = [(torch.full_like(box, -1), index) for box, index in zip(cut(whole), cut(whole.to("meta")), strict=True)]
+    monkeypatch.setattr(pieces, "_boxes", lambda tensor: boxes)
+    count = Counter()
+    fill_flat(whole.clone(), count, chunk, divisible=divisible)
+    for (mine, _), box in zip(boxes, cut(whole), strict=True):
+        assert torch.equal(mine, box)
+    starts = {start - start % chunk for start, _ in count.pieces}
+    ends = [(box.min(), box.max()) for box in cut(whole)]
+    needed = [start for start, stop in pieces._cut(504, chunk) if any(a < stop and start <= b for a, b in ends)]
+    assert sorted(starts) == (needed if divisible else list(range(0, max(needed, default=-1) + 1, chunk)))
+
+
+# --- to an accelerator ---------------------------------------------------------------------------------------------
+
+
+class Event:
+    """What is recorded and waited for on an `Accelerator`."""
+
+    def __init__(self, device):
+        self.device, self.place = device, 0
+
+    def record(self, stream):
+        assert stream is self.device
+        self.place = len(stream.copies)
+
+    def synchronize(self):
+        self.device.run(self.place)
+
+
+class Accelerator(TorchDispatchMode):
+    """Stands for a device and its stream: what is copied to it without waiting is read as late as it may be."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies, self.done, self.locked = [], 0, []
+
+    def Event(self):  # noqa: N802  # as torch has it
+        return Event(self)
+
+    def current_stream(self, device):
+        return self
+
+    def lock(self, size, dtype):
+        self.locked.append(size * dtype.itemsize)
+        return torch.empty(size, dtype=dtype)
+
+    def run(self, stop):
+        for to, values in self.copies[self.done : stop]:
+            to.copy_(values)
+        self.done = max(self.done, stop)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.copy_.default and len(args) > 2 and args[2]:
+            self.copies.append(args[:2])
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """An `Accelerator` on which all tensors lie that are filled."""
+    device = Accelerator()
+    monkeypatch.setattr(pieces, "_lies_on", lambda tensor, device: False)
+    monkeypatch.setattr(pieces, "_ASYNCHRONOUS", ("cpu",))
+    monkeypatch.setattr(pieces, "_locked", device.lock)
+    monkeypatch.setattr(torch, "get_device_module", lambda of: device)
+    return device
+
+
+def sent(device, tensor, draw, *arguments, **options):
+    """Fill a tensor on the device, and wait for it."""
+    with device:
+        fill_flat(tensor, draw, *arguments, **options)
+    device.run(len(device.copies))
+    return tensor
+
+
+PLACED = {
+    "contiguous": lambda: torch.empty(1000),
+    "transposed": lambda: torch.empty(25, 40).t(),
+    "strided": lambda: torch.empty(10, 2, 100)[:, 1],
+    "three axes": lambda: torch.empty(4, 10, 25).permute(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("make", PLACED.values(), ids=PLACED)
+def test_pieces_are_copied_while_the_next_is_drawn(make, accelerator):
+    """Each value arrives, out of two rooms by turns; while a piece is drawn only the one before is under way."""
+    rooms, count = set(), Counter()
+
+    def draw(out, start):
+        under_way = [values.untyped_storage().data_ptr() for _, values in accelerator.copies[accelerator.done :]]
+        here = out.untyped_storage().data_ptr()
+        rooms.add(here)
+        assert here not in under_way
+        assert under_way or start == 0  # which nobody has waited for
+        count(out, start)
+
+    tensor = sent(accelerator, make(), draw, 64)
+    assert torch.equal(tensor.flatten(), torch.arange(1000.0))
+    check_pieces(count.pieces, 1000, 64)
+    assert accelerator.locked == [4 * (64 + 15)] * 2
+    assert len(rooms) == 2
+
+
+def test_a_room_used_too_early_is_seen(accelerator, monkeypatch):
+    """The stand-in for a device tells when a piece is drawn over one that is still to be copied."""
+    monkeypatch.setattr(Event, "synchronize", lambda self: None)
+    assert not torch.equal(sent(accelerator, torch.empty(1000), Counter(), 64), torch.arange(1000.0))
+
+
+def test_large_pieces_have_one_room(accelerator, monkeypatch):
+    """Where two rooms would take more than 16 MiB, there is one, which is waited for."""
+    monkeypatch.setattr(pieces, "_MOST_LOCKED", 4 * 2 * 78)
+    assert torch.equal(sent(accelerator, torch.empty(1000), Counter(), 64), torch.arange(1000.0))
+    assert accelerator.locked == [4 * (64 + 15)]
+
+
+def test_where_no_memory_is_locked(accelerator, monkeypatch):
+    """Without page-locked memory, and for a single piece, copies are waited for."""
+
+    def fails(size, dtype):
+        raise RuntimeError("cannot lock memory")
+
+    assert torch.equal(sent(accelerator, torch.empty(64), Counter(), 64), torch.arange(64.0))
+    assert accelerator.locked == []
+    monkeypatch.setattr(pieces, "_locked", fails)
+    assert torch.equal(sent(accelerator, torch.empty(1000), Counter(), 64), torch.arange(1000.0))
+    assert accelerator.copies == []
+
+
+@pytest.mark.slow
+@every_backend
+@every_law
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_memory_beside_a_tensor_on_an_accelerator(name, law, dtype, accelerator):
+    """Beside it the CPU has at most 16 MiB, and no more for twice its size; the values are those of the CPU."""
+    peaks = []
+    for chunks in (4, 8):
+        tensor = torch.empty(64, chunks * CHUNK // 64, dtype=dtype).t()
+        with accelerator, PeakMemory(tensor) as memory:
+            KerasSeed(1, name).draw(tensor, law)
+        accelerator.run(len(accelerator.copies))
+        peaks.append(memory.peak)
+    assert 0 < peaks[1] <= 16 * 2**20
+    assert peaks[1] <= 1.01 * peaks[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "_lies_on", lambda tensor, device: True)
+        assert same_bits(tensor, KerasSeed(1, name).draw(torch.empty(tensor.shape, dtype=dtype), law))
 
 
 # --- threads and instructions --------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ ERFINV: dict[torch.dtype, list[_Branch]] = {
 }  # fmt: skip
 # exp(x*x) * erfc(x) as ratios of polynomials (Cody): in x up to 4, and in 1/(x*x) beyond, where it is
 # (1/sqrt(pi) - ratio / (x*x)) / x.
-_MIDDLE = (
+ERFCX_MIDDLE = (
     [
         2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1,
         2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3,
@@ -100,7 +100,7 @@ _MIDDLE = (
         3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
     ],
 )  # fmt: skip
-_FAR = (
+ERFCX_FAR = (
     [
         1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1,
         1.60837851487422766e-2, 6.58749161529837803e-4,
@@ -217,10 +217,10 @@ def erfcx_(x: Tensor, scratch: Scratch) -> Tensor:
     """Replace numbers from 0.5 on by exp(x*x) * erfc(x)."""
     near, inverse, square, spare, out = (scratch.take(x.numel()) for _ in range(5))
     torch.clamp(x, max=8.0, out=near)
-    _ratio(_MIDDLE, near, out, spare)
+    _ratio(ERFCX_MIDDLE, near, out, spare)
     torch.reciprocal(torch.clamp(x, min=4.0, out=inverse), out=inverse)
     torch.mul(inverse, inverse, out=square)
-    _ratio(_FAR, square, near, spare).mul_(square)
+    _ratio(ERFCX_FAR, square, near, spare).mul_(square)
     near.neg_().add_(1 / math.sqrt(math.pi)).mul_(inverse)
     blend_(near, out, x.sub_(4))
     x.copy_(near)

@@ -1,9 +1,17 @@
-"""A Key's draws on accelerators: one launch of a Triton kernel for a tensor or a box of a DTensor."""
+"""Draws on accelerators, of a Key or of Keras on JAX: a launch of a Triton kernel for a tensor or a box of a DTensor.
+
+What the kernels cannot fill is left to whoever asks, with the same values: tensors behind a mode, a transform or a
+subclass, and all of them where Triton is missing or its kernel cannot be built.
+"""
 
 from __future__ import annotations
 
+import collections
 import functools
+import struct
+import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,78 +19,146 @@ from torch import Tensor
 
 from torch_kinit import checks, torch_internals
 from torch_kinit.numerics import threefry
+from torch_kinit.streams import keras_jax
 from torch_kinit.streams.inverse import CENTRAL, InverseCdf
+from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
 from torch_kinit.streams.pieces import joined_axes
 
 _BLOCK = 1024  # values of a program; of 4 warps, 8 each thread
-_MOST_AXES = 4  # that the kernel takes, after those that lie in one line are joined
+_MOST_AXES = 4  # that the kernels take, after those that lie in one line are joined
+_MOST_VALUES = 1 << 32  # of a launch: ROCm takes 2**32 threads at most, of which a program has 256
+_MOST_NARROW = (1 << 32) - _BLOCK  # up to which positions are divided as 32-bit numbers, which is faster
+_ATTEMPTS = 3  # failures in a row, without lack of memory, after which a kernel is not tried again
 DEVICES = ("cuda", "xpu")  # ROCm's are called cuda, too
-_broken: set[str] = set()  # the types of devices on which Triton cannot build the kernel
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_failures: collections.Counter[tuple[str, torch.dtype, str]] = collections.Counter()  # in a row
+_warned: set[str] = set()  # of what was warned once
 
 
 def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> bool:
     """Draw `tensor` in a kernel, at the flat indices that a view `index` tells; False leaves that to an eager draw."""
-    if not _fits(tensor, inverse):
+    if inverse.scale == 0 or not _fits(tensor, (*_DTYPES, torch.float64)):
         return False
-    try:
-        launch(tensor.detach(), index, key, inverse)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of as many types as compilers have ways to fail
-        _broken.add(tensor.device.type)
-        reason = textwrap.shorten(str(error), 200)
-        checks.warn(
-            f"Triton cannot build the kernel of a Key's draws on {tensor.device.type} ({type(error).__name__}: "
-            f"{reason}). Draws there take longer from now on; their values are the same."
-        )
-        return False
-    return True
+    law = "UNIFORM"
+    if inverse.normal:
+        law = "TAIL" if inverse.tail else "CENTRAL" if inverse.largest <= CENTRAL else "NORMAL"
+    return _try_launch("draw", law, tensor, index, key, _numbers(inverse, tensor.dtype))
 
 
-def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
-    """Whether the kernel can fill `tensor`: one without a subclass, a mode or a transform before its memory."""
+def fill_as_jax(tensor: Tensor, index: Tensor, key: threefry.Key, law: Law) -> bool:
+    """Draw `tensor` likewise with the values of `keras_jax`; False leaves that to the CPU."""
+    if not _fits(tensor, _DTYPES):
+        return False
+    kind = "UNIFORM" if isinstance(law, Uniform) else "TRUNCATED" if isinstance(law, TruncatedNormal) else "NORMAL"
+    return _try_launch("draw_as_jax", f"JAX_{kind}", tensor, index, key, keras_jax.numbers(law, tensor.dtype))
+
+
+def _fits(tensor: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
+    """Whether a kernel can fill `tensor`: one without a subclass, a mode or a transform before its memory."""
     return (
-        tensor.device.type not in _broken
-        and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and inverse.tail is None
-        and inverse.scale != 0
+        tensor.device.type in DEVICES
+        and tensor.dtype in dtypes
         and not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch_internals.is_intercepted()
+        and not tensor.is_neg()
+        and not any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         and _kernels() is not None
     )
+
+
+def _numbers(inverse: InverseCdf, dtype: torch.dtype) -> Sequence[float]:
+    """What the kernel `draw` takes of an inverse CDF; of float64 the bits."""
+    factor, *others = inverse.numbers()
+    tail = inverse.tail
+    others += [0.0] * 4 if tail is None else [tail.lower, tail.hazard, 2 * tail.slope, tail.hazard**2]
+    if dtype != torch.float64:
+        return [factor, *others]
+    factor *= 2.0**-32 if inverse.normal else 1.0  # it is for 64 bits then
+    return struct.unpack("=12q", struct.pack("=12d", factor, *others))
 
 
 @functools.cache
 def _kernels() -> Any:
     """The file of the kernels; None without Triton, which comes with torch's builds for accelerators."""
+    # https://github.com/tensorflow/tensorflow/issues/124205: TensorFlow's LLVM takes the place of Triton's.
+    if "tensorflow" in sys.modules and "triton" not in sys.modules:
+        _warn_once(
+            "tensorflow",
+            "Triton crashes where it is imported after TensorFlow, so draws on accelerators go without its kernels: "
+            "they take longer, and their values are the same. Import triton before tensorflow.",
+        )
+        return None
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return None
     try:
         from torch_kinit.streams import fused_kernels
-    except ImportError:
+    except Exception as error:  # of a Triton that lacks what the kernels are made of
+        _warn_once("kernels", _failure("Triton's kernels for draws cannot be loaded", error))
         return None
     return fused_kernels
 
 
-def launch(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> None:
+def _try_launch(
+    kernel: str, law: str, tensor: Tensor, index: Tensor, key: threefry.Key, numbers: Sequence[float]
+) -> bool:
+    """Launch a kernel and say whether that went well; one that fails time and again is not tried any more."""
+    device, which = tensor.device.type, (tensor.device.type, tensor.dtype, law)
+    if _failures[which] >= _ATTEMPTS:
+        return False
+    try:
+        launch(kernel, law, tensor.detach(), index, key, numbers)
+    except Exception as error:  # of as many types as compilers and drivers have ways to fail
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "out of memory" not in str(error):
+            _failures[which] += 1
+            _warn_once(device, _failure(f"Triton's kernel for draws on {device} cannot be built or launched", error))
+        return False
+    _failures[which] = 0
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
+    return True
+
+
+def _failure(what: str, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
+    return f"{what} ({reason}). Draws without it take longer; their values are the same."
+
+
+def _warn_once(what: str, message: str) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        checks.warn(message)
+
+
+def launch(kernel: str, law: str, tensor: Tensor, index: Tensor, key: threefry.Key, numbers: Sequence[float]) -> None:
     """Draw `tensor` in one launch; of more than four axes that nothing joins, in one for each index of the first."""
     axes = joined_axes(tensor, index)
     if len(axes) > _MOST_AXES:
-        for part, where in zip(
-            tensor.unbind(_longest_stride(tensor)), index.unbind(_longest_stride(tensor)), strict=True
-        ):
-            launch(part, where, key, inverse)
+        axis = _longest_stride(tensor)
+        for part, where in zip(tensor.unbind(axis), index.unbind(axis), strict=True):
+            launch(kernel, law, part, where, key, numbers)
         return
-    first, *others = axes
+    first_axis, *others = axes
     missing = [(1, 0, 0)] * (_MOST_AXES - len(axes))
-    sizes, to, at = zip(first, *others, *missing, strict=True)
-    kernels = _kernels()
-    normal = kernels.CENTRAL if inverse.largest <= CENTRAL else kernels.NORMAL
-    law, count = normal if inverse.normal else kernels.UNIFORM, tensor.numel()
+    sizes, to, at = zip(first_axis, *others, *missing, strict=True)
+    count, kernels = tensor.numel(), _kernels()
+    options = {
+        "LAW": getattr(kernels, law).value,
+        "AXES": 0 if count == 1 or (len(axes) == 1 and axes[0][1:] == (1, 1)) else len(axes),
+        "NARROW": count <= _MOST_NARROW,
+        "BLOCK": _BLOCK,
+        "enable_fp_fusion": False,
+    }
+    run: Callable[..., Any] = getattr(kernels, kernel)
     with _current(tensor.device):
-        kernels.draw[(-(-count // _BLOCK),)](
-            tensor, count, int(index.storage_offset()), *map(threefry.signed, key), *sizes[1:], *to, *at,
-            *inverse.numbers(), LAW=law.value, AXES=len(axes), BLOCK=_BLOCK, enable_fp_fusion=False,
-        )  # fmt: skip
+        for first in range(0, count, _MOST_VALUES):
+            stop = min(count, first + _MOST_VALUES)
+            run[(-(-(stop - first) // _BLOCK),)](  # type: ignore[index]
+                tensor, first, stop, int(index.storage_offset()), *map(threefry.signed, key), *sizes[1:], *to, *at,
+                *numbers, **options,
+            )  # fmt: skip
 
 
 def _longest_stride(tensor: Tensor) -> int:

@@ -17,6 +17,7 @@ float32 log1p by Moshier's Cephes library, logf.c and log1p.c; the order of oper
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,20 +34,20 @@ _BUFFERS = 8  # as many as a normal value takes
 
 
 # log(1 + z) for small |z|: z - z**2/2 + z**3 * numerator/denominator (Cephes, log1p.c).
-_LOG1P_BELOW = math.sqrt(2) - 1
-_LOG1P_NUMERATOR = [
+LOG1P_BELOW = math.sqrt(2) - 1
+LOG1P_NUMERATOR = [
     4.5270000862445199635215e-5, 4.9854102823193375972212e-1, 6.5787325942061044846969, 29.911919328553073277375,
     60.949667980987787057556, 57.112963590585538103336, 20.039553499201281259648,
 ]  # fmt: skip
-_LOG1P_DENOMINATOR = [
+LOG1P_DENOMINATOR = [
     1.0, 15.062909083469192043167, 83.047565967967209469434, 221.76239823732856465394, 309.09872225312059774938,
     216.42788614495947685003, 60.118660497603843919306,
 ]  # fmt: skip
 # log(1 + m) - m + m**2/2 = m**3 * polynomial, for m from sqrt(1/2) - 1 to sqrt(2) - 1 (Cephes, logf.c).
-_LOG = floats("3D9021BB BDEBD1B8 3DEF251A BDFE5D4F 3E11E9BF BE2AAE50 3E4CCEAC BE7FFFFC 3EAAAAAA")
+LOG = floats("3D9021BB BDEBD1B8 3DEF251A BDFE5D4F 3E11E9BF BE2AAE50 3E4CCEAC BE7FFFFC 3EAAAAAA")
 _SQRT_HALF = 0x3F3504F3
-_LN2_HIGH = 0.693359375  # so short that its products with an exponent are exact
-_LN2_LOW = floats("B95E8083")[0]  # log(2) - _LN2_HIGH
+LN2_HIGH = 0.693359375  # so short that its products with an exponent are exact
+LN2_LOW = floats("B95E8083")[0]  # log(2) - LN2_HIGH
 
 
 def chunk_of(dtype: torch.dtype) -> int:
@@ -66,14 +67,51 @@ def draw(out: Tensor, key: Key, start: int, law: Law) -> None:
     _transform_(out, law, scratch)
 
 
+class Numbers(NamedTuple):
+    """What makes a unit u a value of a law, each number of the tensor's dtype, for the CPU and for kernels.
+
+    u becomes low + u * width, at least low; unless the law is uniform then erfinv of that * root, from -most to most,
+    and at last * scale + shift.
+    """
+
+    low: float
+    width: float
+    root: float = 1.0
+    most: float = math.inf
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+def numbers(law: Law, dtype: torch.dtype) -> Numbers:
+    """Those of a law for a dtype: uniform, normal or truncated normal."""
+    if isinstance(law, Uniform):
+        low, high = rounded(law.low, dtype), rounded(law.high, dtype)
+        return Numbers(low, rounded(high - low, dtype))
+    root, epsilon = rounded(math.sqrt(2), dtype), torch.finfo(dtype).eps
+    if isinstance(law, TruncatedNormal):
+        edge = math.erf(2 / root) if dtype == torch.float64 else math.erf(rounded(2 / root, torch.float32))
+        edge, mean, std, most = rounded(edge, dtype), law.loc, law.scale, 2 - epsilon
+        low, high = -edge, edge
+    else:
+        low, high, mean, std, most = -(1 - epsilon / 2), 1.0, law.mean, law.std, math.inf
+    return Numbers(low, rounded(high - low, dtype), root, most, rounded(std, dtype), rounded(mean, dtype))
+
+
 def _transform_(x: Tensor, law: Law, scratch: Scratch) -> None:
     """Make units into values of `law`."""
-    if isinstance(law, Uniform):
-        _uniform_(x, law.low, law.high)
-    elif isinstance(law, TruncatedNormal):
-        _shift_(_truncated_(x, scratch), law.loc, law.scale)
+    low, width, root, most, scale, shift = numbers(law, x.dtype)
+    if x.dtype.itemsize == 2:
+        affine_(x, low, width)
     else:
-        _shift_(_normal_(x, scratch), law.mean, law.std)
+        flush_(polynomial((width, low), x, x), low, width)
+    x.clamp_min_(low)
+    if isinstance(law, Uniform):
+        return
+    _erfinv_(x, scratch, tail=most == math.inf)
+    x.mul_(root)
+    if most < math.inf:
+        x.clamp_(-most, most)
+    affine_(x, shift, scale)
 
 
 def _look_up(out: Tensor, key: Key, start: int, law: Law) -> None:
@@ -108,39 +146,6 @@ def _units_64_(x: Tensor, cipher: threefry.Cipher, start: int, scratch: Scratch)
     scratch.give(both, spare)
 
 
-def _uniform_(x: Tensor, low: float, high: float) -> Tensor:
-    """Make units into uniform values between `low` and `high`."""
-    low, high = rounded(low, x.dtype), rounded(high, x.dtype)
-    width = rounded(high - low, x.dtype)
-    if x.dtype.itemsize == 2:
-        _shift_(x, low, width)
-    else:
-        flush_(polynomial((width, low), x, x), low, width)
-    return x.clamp_min_(low)
-
-
-def _shift_(x: Tensor, shift: float, scale: float) -> Tensor:
-    """Scale, then shift, each rounded, by numbers of the tensor's dtype."""
-    return affine_(x, rounded(shift, x.dtype), rounded(scale, x.dtype))
-
-
-def _normal_(x: Tensor, scratch: Scratch) -> Tensor:
-    """Make units into normal values."""
-    below_one = 1 - torch.finfo(x.dtype).eps / 2
-    _erfinv_(_uniform_(x, -below_one, 1.0), scratch, tail=True)
-    return x.mul_(rounded(math.sqrt(2), x.dtype))
-
-
-def _truncated_(x: Tensor, scratch: Scratch) -> Tensor:
-    """Make units into normal values truncated at two."""
-    root = rounded(math.sqrt(2), x.dtype)
-    edge = math.erf(2 / root) if x.dtype == torch.float64 else math.erf(rounded(2 / root, torch.float32))
-    edge = rounded(edge, x.dtype)
-    _erfinv_(_uniform_(x, -edge, edge), scratch, tail=False)
-    below_two = 2 - torch.finfo(x.dtype).eps
-    return x.mul_(root).clamp_(-below_two, below_two)
-
-
 def _erfinv_(x: Tensor, scratch: Scratch, tail: bool) -> Tensor:
     """Replace `x` by its inverse error function; some may be in a tail, beyond 0.9966 or so, only if `tail`."""
     if x.dtype.itemsize == 2:
@@ -165,7 +170,7 @@ def _log1p(square: Tensor, scratch: Scratch) -> Tensor:
     """log(1 - square) for 0 <= square < 1, as XLA computes it; `square` is given back."""
     count = square.numel()
     spare = scratch.take(count)
-    sign = torch.sub(square, _LOG1P_BELOW, out=spare)
+    sign = torch.sub(square, LOG1P_BELOW, out=spare)
     z = square.neg_()
     log = torch.add(z, 1.0, out=scratch.take(count))
     log = log.log_() if z.dtype == torch.float64 else _log_(log, scratch)
@@ -177,8 +182,8 @@ def _log1p(square: Tensor, scratch: Scratch) -> Tensor:
 def _log1p_small_(z: Tensor, scratch: Scratch) -> Tensor:
     """Replace `z`, small, by log(1 + z)."""
     ratio, square, cube = (scratch.take(z.numel()) for _ in range(3))
-    polynomial(_LOG1P_NUMERATOR, z, ratio)
-    ratio.div_(polynomial(_LOG1P_DENOMINATOR, z, square))
+    polynomial(LOG1P_NUMERATOR, z, ratio)
+    ratio.div_(polynomial(LOG1P_DENOMINATOR, z, square))
     torch.mul(z, z, out=square)
     ratio.mul_(torch.mul(square, z, out=cube)).add_(square, alpha=-0.5)
     scratch.give(ratio, square, cube)
@@ -195,11 +200,11 @@ def _log_(a: Tensor, scratch: Scratch) -> Tensor:
     x = a.sub_(1.0)
     square = torch.mul(x, x, out=spare)
     torch.mul(square, x, out=cube)
-    polynomial(_LOG[0:3], x, y)
-    y = fma_(y, cube, polynomial(_LOG[3:6], x, step))
-    y = fma_(y, cube, polynomial(_LOG[6:9], x, step))
-    y = fma_(y, cube, torch.mul(e, _LN2_LOW, out=step))
-    x.add_(square, alpha=-0.5).add_(y).add_(e, alpha=_LN2_HIGH)
+    polynomial(LOG[0:3], x, y)
+    y = fma_(y, cube, polynomial(LOG[3:6], x, step))
+    y = fma_(y, cube, polynomial(LOG[6:9], x, step))
+    y = fma_(y, cube, torch.mul(e, LN2_LOW, out=step))
+    x.add_(square, alpha=-0.5).add_(y).add_(e, alpha=LN2_HIGH)
     scratch.give(spare, cube, e, y, step)
     return x
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torch_kinit import checks
-from torch_kinit.shards import is_distributed, put, whole_like
-from torch_kinit.streams import keras_jax, keras_tensorflow, keras_torch
+from torch_kinit.shards import boxes
+from torch_kinit.streams import fused, keras_jax, keras_tensorflow, keras_torch
 from torch_kinit.streams.laws import Law, TruncatedNormal
 from torch_kinit.streams.pieces import fill_flat
 from torch_kinit.streams.source import Source
@@ -26,7 +26,8 @@ class KerasSeed(Source):
     The tensor, seen in Keras' layout, then equals what Keras' initializer with this integer seed returns on the CPU,
     bit for bit in float32, float16 and bfloat16; neither Keras nor its backend is needed. Like a seed of Keras', it
     has no state: the same seed gives each tensor the same numbers, whatever was drawn before. Values are computed on
-    the CPU, whatever the device of the tensor.
+    the CPU, whatever the device of the tensor, and copied in pieces; but CUDA, ROCm and XPU have a kernel with the bits
+    of JAX's float32, float16 and bfloat16.
 
     Args:
         seed: any int on torch (Keras takes it modulo 2**32), 0 to 2**32 - 1 on JAX, -2**63 to 2**63 - 1 on
@@ -94,10 +95,10 @@ class KerasSeed(Source):
             raise ValueError(f"Keras draws float16, bfloat16, float32 and float64, not {dtype}.")
 
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
-        """Fill `tensor`; of a DTensor each process draws the whole, and keeps its part."""
+        """Fill what this process holds of `tensor`."""
         self.refuse(law, tensor.dtype)
-        if is_distributed(tensor):
-            return put(tensor, self.draw(whole_like(tensor), law))
+        if self.backend == "jax" and self._draw_in_kernel(tensor, law):
+            return tensor
         if self.backend == "torch":
             generator = torch.Generator().manual_seed(self.native_seed)
             return fill_flat(
@@ -108,3 +109,10 @@ class KerasSeed(Source):
             return fill_flat(tensor, lambda out, start: keras_jax.draw(out, (self.seed, 0), start, law), chunk)
         chunk = keras_tensorflow.chunk_of(law)
         return fill_flat(tensor, lambda out, start: keras_tensorflow.draw(out, self.seed, start, law), chunk)
+
+    def _draw_in_kernel(self, tensor: Tensor, law: Law) -> bool:
+        """Draw what this process holds of a tensor on an accelerator; False leaves that to the CPU."""
+        if tensor.device.type not in fused.DEVICES:
+            return False
+        held = boxes(tensor, torch.empty(tensor.shape, device="meta"))
+        return all(mine.numel() == 0 or fused.fill_as_jax(mine, index, (self.seed, 0), law) for mine, index in held)

@@ -9,11 +9,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from torch_kinit import shards
+
 # Values drawn at a time from a Key or KerasSeed. A draw is a hundred short passes over a piece: in smaller pieces their
 # dispatch counts, in larger ones they leave the caches.
 CHUNK = 1 << 18
 SERIAL = 1 << 15  # up to which torch does not share a pass among threads
 _MANY = 8  # pieces from which on it pays to try which way is the faster
+_ASYNCHRONOUS = ("cuda", "xpu")  # to which page-locked memory is copied in its own time
+_MOST_LOCKED = 16 << 20  # bytes of page-locked memory for pieces that are copied
 
 Piece = TypeVar("Piece")
 
@@ -100,35 +104,137 @@ def fill_flat(
     Pieces go in row-major order and begin at multiples of `chunk`. The last one has at least 16 values, if all together
     are as many, since torch's generators make normal values in groups of 16. `out` has the given dtype (None for the
     tensor's) and device; it is the tensor's own memory, where that has both and is contiguous. Of a `divisible` draw
-    any part can be drawn by itself.
+    any part can be drawn by itself. Of a DTensor this process keeps its part of each piece, and draws no piece that it
+    needs not. What the CPU draws for a tensor on CUDA or XPU is copied while the next piece is drawn; beside the tensor
+    there are one or two pieces at a time, whatever its size.
     """
-    total = tensor.numel()
-    if total == 0 or tensor.is_meta:
+    if tensor.numel() == 0 or tensor.is_meta:
         return tensor
     dtype = dtype or tensor.dtype
     with torch.no_grad():
-        direct = tensor.dtype == dtype and tensor.device.type == torch.device(device).type and tensor.is_contiguous()
-        flat = tensor.view(-1) if direct else None
-        starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
-        for (start, stop), serial in paced(zip(starts, [*starts[1:], total], strict=True)):
-            out = torch.empty(stop - start, dtype=dtype, device=device) if flat is None else flat[start:stop]
+        here, boxes = _lies_on(tensor, torch.device(device)), _boxes(tensor)
+        whole = here and boxes is None and tensor.dtype == dtype and tensor.is_contiguous()
+        flat = tensor.view(-1) if whole else None
+        pieces = _cut(tensor.numel(), chunk)
+        if boxes is not None:
+            pieces = _needed(pieces, [index for _, index in boxes], divisible)
+        crosses = not here and len(pieces) > 1 and tensor.dtype == dtype and tensor.device.type in _ASYNCHRONOUS
+        crossing = _Crossing.to(tensor.device, chunk + 15, dtype) if crosses else None
+        for (start, stop), serial in paced(pieces):
+            if flat is not None:
+                out = flat[start:stop]
+            elif crossing is not None:
+                out = crossing.room(stop - start)
+            else:
+                out = torch.empty(stop - start, dtype=dtype, device=device)
             step = SERIAL if serial and divisible else out.numel()
             for first in range(0, out.numel(), step):
                 draw(out[first : first + step], start + first)
-            if flat is None:
-                _write(tensor, start, out)
-                del out  # before the next one is made
+            if flat is not None:
+                continue
+            if boxes is None:
+                _write(tensor, start, out, crossing is not None)
+            else:
+                for mine, index in boxes:
+                    _write_box(mine, index, start, out, crossing is not None)
+            if crossing is not None:
+                crossing.leave()
+            del out  # before the next one is made
     return tensor
 
 
-def _write(tensor: Tensor, start: int, values: Tensor) -> None:
+def _lies_on(tensor: Tensor, device: torch.device) -> bool:
+    return tensor.device.type == device.type
+
+
+def _boxes(tensor: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    """What this process holds of a DTensor, with views that tell the flat indices; None of another tensor."""
+    if not shards.is_distributed(tensor):
+        return None
+    return [box for box in shards.boxes(tensor, torch.empty(tensor.shape, device="meta")) if box[0].numel()]
+
+
+def _cut(total: int, chunk: int) -> list[tuple[int, int]]:
+    """Where the pieces of so many values begin and end."""
+    starts = [start for start in range(0, total, chunk) if start == 0 or total - start >= 16]
+    return list(zip(starts, [*starts[1:], total], strict=True))
+
+
+def _needed(pieces: list[tuple[int, int]], held: list[Tensor], divisible: bool) -> list[tuple[int, int]]:
+    """The pieces that have elements between the first and the last of a box, or must be drawn before such a one."""
+    ends = [(int(index.storage_offset()), int(index.storage_offset()) + span(index)) for index in held]
+    needed = [i for i, (start, stop) in enumerate(pieces) if any(a < stop and start <= b for a, b in ends)]
+    if needed and not divisible:
+        return pieces[: needed[-1] + 1]
+    return [pieces[i] for i in needed]
+
+
+class _Crossing:
+    """Page-locked memory from which pieces are copied to an accelerator, one while the other is drawn."""
+
+    def __init__(self, device: torch.device, rooms: list[Tensor]) -> None:
+        module = torch.get_device_module(device)
+        self._stream, self._rooms = module.current_stream(device), rooms
+        self._left = [module.Event() for _ in rooms]
+        self._turn = 0
+
+    @classmethod
+    def to(cls, device: torch.device, size: int, dtype: torch.dtype) -> _Crossing | None:
+        """For pieces of at most `size` values; None where the system locks no memory."""
+        rooms = 2 if 2 * size * dtype.itemsize <= _MOST_LOCKED else 1
+        try:
+            return cls(device, [_locked(size, dtype) for _ in range(rooms)])
+        except RuntimeError:
+            return None
+
+    def room(self, count: int) -> Tensor:
+        """Memory for the next piece, out of which the one before has been copied."""
+        self._left[self._turn].synchronize()  # at once where nothing has been recorded yet
+        return self._rooms[self._turn][:count]
+
+    def leave(self) -> None:
+        """Note that the piece's copies are under way."""
+        self._left[self._turn].record(self._stream)
+        self._turn = (self._turn + 1) % len(self._rooms)
+
+
+def _locked(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype, device="cpu", pin_memory=True)
+
+
+def _write_box(mine: Tensor, index: Tensor, start: int, values: Tensor, non_blocking: bool) -> None:
+    """Write to a box those of the whole's values from the row-major position `start` on that lie in it.
+
+    `index` is a view of a contiguous tensor of the whole's shape, which tells the positions of the box.
+    """
+    first, stop = int(index.storage_offset()), start + values.numel()
+    last = first + span(index)
+    if last < start or first >= stop:
+        return
+    if index.is_contiguous():
+        begin, end = max(start, first), min(stop, last + 1)
+        _write(mine, begin - first, values[begin - start : end - start], non_blocking)
+    elif start <= first and last < stop:
+        mine.copy_(values.as_strided(index.shape, index.stride(), values.storage_offset() + first - start))
+    else:  # rows of which all lies among the values, and one before and after them
+        axis = next(axis for axis, size in enumerate(index.shape) if size > 1)
+        stride, inner = index.stride(axis), span(index.select(axis, 0))
+        low = max(0, -(-(start - first) // stride))
+        high = max(low, min(index.shape[axis], (stop - 1 - inner - first) // stride + 1))
+        rows = [(mine.narrow(axis, low, high - low), index.narrow(axis, low, high - low))] if high > low else []
+        rows += [(mine.select(axis, i), index.select(axis, i)) for i in (low - 1, high) if 0 <= i < index.shape[axis]]
+        for row in rows:
+            _write_box(*row, start, values, non_blocking)
+
+
+def _write(tensor: Tensor, start: int, values: Tensor, non_blocking: bool = False) -> None:
     """Write `values` at the row-major positions start, start + 1, ... of `tensor`."""
     count = values.numel()
     if tensor.is_contiguous():
-        tensor.view(-1)[start : start + count].copy_(values)
+        tensor.view(-1)[start : start + count].copy_(values, non_blocking)
         return
     if tensor.ndim < 2:
-        tensor[start : start + count].copy_(values)
+        tensor[start : start + count].copy_(values, non_blocking)
         return
     row = tensor[0].numel()
     while count:
@@ -136,8 +242,8 @@ def _write(tensor: Tensor, start: int, values: Tensor) -> None:
         if offset == 0 and count >= row:
             rows = count // row
             taken = rows * row
-            tensor[index : index + rows].copy_(values[:taken].view(rows, *tensor.shape[1:]))
+            tensor[index : index + rows].copy_(values[:taken].view(rows, *tensor.shape[1:]), non_blocking)
         else:
             taken = min(row - offset, count)
-            _write(tensor[index], offset, values[:taken])
+            _write(tensor[index], offset, values[:taken], non_blocking)
         start, count, values = start + taken, count - taken, values[taken:]

@@ -69,6 +69,15 @@ def test_any_strides(view, device):
     check_same(ours, eager)
 
 
+def test_a_view_that_is_negated_gets_its_values(device):
+    """The imaginary part of a conjugate, whose memory has the other sign, is drawn eagerly."""
+    view = torch.zeros(2 * LEAST, dtype=torch.complex64, device=device).conj().imag
+    assert view.is_neg()
+    with compiled():
+        kinit.random_uniform_(view, generator=KEY)
+    check_same(view.resolve_neg(), drawn(kinit.random_uniform_, 2 * LEAST, device=device))
+
+
 @pytest.mark.parametrize("start", [0, 2**31 - 7, 2**32 - 70_001, 2**40 + 3], ids=hex)
 @pytest.mark.parametrize("stride", [1, 3, 4001], ids=lambda s: f"stride {s}")
 def test_indices_past_32_bits(start, stride, device):

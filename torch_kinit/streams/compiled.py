@@ -102,6 +102,7 @@ def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
         and inverse.tail is None
         and inverse.scale != 0
         and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_neg()
         and not torch_internals.is_intercepted()
     )
 

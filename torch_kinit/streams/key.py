@@ -118,8 +118,7 @@ class Key(Source):
         buffers = None
         with torch.no_grad():
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
-                on_device = tensor.device.type in fused.DEVICES
-                if (on_device and fused.fill(*box, self.words, inverse)) or compiled.fill(*box, self.words, inverse):
+                if fused.fill(*box, self.words, inverse) or compiled.fill(*box, self.words, inverse):
                     continue
                 for piece, serial in paced(views(box, limit)):
                     for part, index in views(piece, SERIAL) if serial and tensor.device.type == "cpu" else [piece]:

@@ -16,7 +16,7 @@ from tests.support.backends import backend
 from tests.support.compared_keras import MODELS
 from tests.support.compared_ports import CAREFUL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_one_thread")]
 
 # Each model trained for 20 steps in float64, so that nothing hides in rounding: its config, first weights, batches and
 # losses. Nothing is dropped. TensorFlow's gradient of an Embedding is made dense, but for one more model, "sparse".

@@ -14,6 +14,7 @@ from torch_kinit.inspection.compare.fields import base_of
 from torch_kinit.inspection.compare.keras_graph import Unit
 from torch_kinit.inspection.compare.port_order import Item
 from torch_kinit.keras.slots import Holdings, Slot
+from torch_kinit.shards import local_of
 
 _PENALTIES = ("regularizer", "constraint")
 
@@ -48,7 +49,7 @@ def _check_second_bias(unit: Unit, items: Sequence[Item], slots: Sequence[Slot],
     found = []
     for name in dict.fromkeys(slot.added for slot in slots if slot.added):
         tensor = held.targets[name].tensor
-        zero = tensor.device.type == "meta" or not bool(torch.count_nonzero(tensor.detach()))
+        zero = tensor.device.type == "meta" or not bool(torch.count_nonzero(local_of(tensor.detach())))
         if tensor.requires_grad or not zero:
             path, _, own = name.rpartition(".")
             code = next(item.code for item in items if item.path == path)

@@ -28,7 +28,7 @@ if hasattr(FSDPModule, "reset_iter_state"):  # or the pass that is refused would
 
 
 class Port(nn.Module):
-    """Made without care: momentum, epsilon, second biases, an activation."""
+    """Made without care: momentum, epsilon, an activation, and the order of steps."""
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ def check(config, case):
             kinit.compare(config, port)
     assert communication.get_total_counts() == 0
     assert found.to_dict() == kinit.compare(bare, whole()).to_dict()
-    assert {d.what for d in found.differences} == {"momentum", "epsilon", "activation"}
+    assert {d.what for d in found.differences} == {"momentum", "epsilon", "activation", "go_backwards"}
     if "TP" in case:
         with pytest.raises(ValueError, match="`model` is tensor parallel: up"):
             kinit.probe(port, x)

@@ -10,12 +10,10 @@ from torch import nn
 
 from torch_kinit.shards import is_distributed
 
-_MADE_ANEW = ("torch.distributed.", "torch.nn.utils.")  # where torch makes classes of other classes
-
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a module was made of, where fully_shard or a parametrization has given it one of their own."""
-    own = (cls for cls in type(module).__mro__ if not f"{cls.__module__}.".startswith(_MADE_ANEW))
+    """The class that a module was made of, where fully_shard has given it one of its own: Linear for FSDPLinear."""
+    own = (cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed."))
     return next(own, type(module))
 
 

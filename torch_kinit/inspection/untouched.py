@@ -22,9 +22,9 @@ def untouched(model: nn.Module, *inputs: Any) -> Iterator[None]:
 
     Kept are the values of its parameters and buffers, in copies, and what the attributes of its modules are: modes,
     hooks, gradients, plain tensors, and the contents of lists, dicts and sets. The random states are torch's, of the
-    CPU and of each device that the model or `inputs` are on, and Python's. Of a DTensor kept is what this process holds,
-    and nothing is sent. Modules that fully_shard was called on have their shards before and after: which parameters they
-    show, whole ones or shards, torch keeps for itself.
+    CPU and of each device that the model or `inputs` are on, and Python's. Of a DTensor, what this process holds is
+    kept, and nothing is sent. A model that fully_shard was called on has its shards before and after: whole
+    parameters that an earlier pass has left gathered are given up.
     """
     _reshard(model)
     modules = list(model.modules())

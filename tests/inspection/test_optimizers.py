@@ -99,6 +99,16 @@ def test_the_epsilon_of_a_step_is_right_as_well():
     assert not compared("adam", lambda p: to.Adam(p, eps=1e-7 / (1 - 0.999**7) ** 0.5)).ok
 
 
+def test_the_epsilon_of_adagrad_is_part_of_its_accumulator():
+    """Keras has it inside the root, where torch's sum of squares may begin with it; a small one may stand outside."""
+    large = ko.Adagrad(0.01, epsilon=0.01)
+    assert compared(large, lambda p: to.Adagrad(p, 0.01, initial_accumulator_value=0.11, eps=0.0)).ok
+    found = compared(large, lambda p: to.Adagrad(p, 0.01, initial_accumulator_value=0.1, eps=0.01)).differences
+    assert {d.what for d in found} == {"initial_accumulator_value", "eps"}
+    for accumulator, eps in ((0.1 + 1e-7, 0.0), (0.1, 1e-7)):
+        assert compared(ko.Adagrad(0.01), lambda p, a=accumulator, e=eps: to.Adagrad(p, 0.01, 0, 0, a, e)).ok
+
+
 def test_a_decay_may_be_the_l2_penalty_of_sgd():
     """Twice the factor of an L2 regularizer is what SGD's weight decay is."""
     penalty = {"kernel_regularizer": keras.regularizers.L2(0.05)}
@@ -116,6 +126,7 @@ NOTES = {
     "SGD decay": (ko.SGD(weight_decay=0.1), "p.mul_(1 - lr * 0.1)"),
     "epsilon's place": (ko.Adam(), "1e-07 / (1 - 0.999 ** t) ** 0.5"),
     "epsilon in the root": (ko.RMSprop(), "no argument mends it"),
+    "Adagrad's epsilon": (ko.Adagrad(), "initial_accumulator_value=0.1000001 and eps=0.0 are the same"),
     "no twin": (ko.Lion(), "torch has none"),
 }
 

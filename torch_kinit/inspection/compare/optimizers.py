@@ -14,6 +14,8 @@ from torch_kinit.inspection.compare.fields import agree
 from torch_kinit.keras.draws import Config
 
 _LAYER = "compile_config"
+_ACCUMULATOR = "initial_accumulator_value"
+_SLIGHT = 1e-5  # of Adagrad's first sum of squares
 
 
 class Setting(NamedTuple):
@@ -26,6 +28,11 @@ class Setting(NamedTuple):
 
 def _of(key: str, default: Any) -> Callable[[Config], Any]:
     return lambda config: config.get(key, default)
+
+
+def _accumulator(config: Config) -> float:
+    """Adagrad's, by which Keras' epsilon inside the root is torch's with none: the sum of squares begins with both."""
+    return float(f"{config.get(_ACCUMULATOR, 0.1) + config.get('epsilon', 1e-7):.12g}")
 
 
 _BETAS = Setting("betas", lambda c: (c.get("beta_1", 0.9), c.get("beta_2", 0.999)))
@@ -44,8 +51,8 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting("centered", _of("centered", False)),
     ),
     "Adagrad": (
-        Setting("initial_accumulator_value", _of("initial_accumulator_value", 0.1), "accumulator"),
-        Setting("eps", _of("epsilon", 1e-7)),
+        Setting(_ACCUMULATOR, _accumulator, "accumulator"),
+        Setting("eps", lambda c: 0.0),
     ),
     "Adadelta": (Setting("rho", _of("rho", 0.95), "rho"), Setting("eps", _of("epsilon", 1e-7))),
     "Adamax": (_BETAS, Setting("eps", _of("epsilon", 1e-7))),
@@ -99,6 +106,9 @@ def compare_optimizer(
     allowed = {"weight_decay": [0 if cls == "SGD" else decay, *(2 * l2 for l2 in penalties if cls == "SGD")]}
     values.setdefault("weight_decay", allowed["weight_decay"][0])
     allowed["eps"] = _epsilons(optimizer, config) if cls in ("Adam", "AdamW") else []
+    epsilon, accumulator = config.get("epsilon", 1e-7), config.get(_ACCUMULATOR, 0.1)
+    if cls == "Adagrad" and epsilon <= _SLIGHT * accumulator:  # where it stands matters little
+        allowed |= {_ACCUMULATOR: [accumulator], "eps": [epsilon]}
     found: list[Difference | Note] = []
     for key, value in values.items():
         got = [group.get(key, optimizer.defaults.get(key)) for group in optimizer.param_groups]
@@ -107,7 +117,7 @@ def compare_optimizer(
             setting = wanted.get(key)
             weight = MEASURED[setting.weight if setting else "weight_decay"]
             mend = f"for group in optimizer.param_groups: group[{key!r}] = {value!r}"
-            if key == "initial_accumulator_value":
+            if key == _ACCUMULATOR:
                 mend = f"optimizer = {line}"
             found.append(Difference(_LAYER, own, key, repr(value), repr(others[0]), weight, mend))
     return [*found, *notes]
@@ -127,10 +137,13 @@ def _notes(name: str, config: Config) -> list[tuple[str, str]]:
     if name in ("Adam", "AdamW", "NAdam"):
         mend = f"before step t, counted from 1: group['eps'] = {epsilon} / (1 - {beta} ** t) ** 0.5"
         found.append(("epsilon is added before the bias correction (loss off by up to 0.002)", mend))
-    if name in ("RMSprop", "Adagrad"):
+    if name == "RMSprop":
         found.append(
             ("epsilon is inside the root (loss off by up to 0.14)", "torch adds it outside: no argument mends it")
         )
+    if name == "Adagrad":
+        mend = f"torch adds it outside: {_ACCUMULATOR}={_accumulator(config)} and eps=0.0 are the same"
+        found.append(("epsilon is inside the root", mend))
     if name == "SGD" and (decay := config.get("weight_decay")):
         found.append((f"weight_decay={decay}, decoupled (loss off by up to 0.22)", _DECAY_IN_SGD.format(decay)))
     if isinstance(config.get("learning_rate"), Mapping):

@@ -58,10 +58,12 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
     A function of torch between the layers, such as `torch.relu`, is seen only through the layers around it: it gets no
     row, and is known by what the next layer with weights receives. The model, its buffers (as BatchNorm's statistics),
     `.grad`, modes, hooks and random states are left as they were, also after an error; for that, a copy of its
-    parameters and buffers is held during the call. A model that was compiled runs without.
+    parameters and buffers is held during the call. A model that was compiled runs without. One that `fully_shard` was
+    called on is probed in all its processes at once, which with the same inputs find the same; it has its shards then.
 
     Raises:
-        TypeError, ValueError: `model` is no module, is of TorchScript, has lazy parameters, or is on the meta device.
+        TypeError, ValueError: `model` is no module, is of TorchScript, has lazy parameters, is on the meta device, or
+            is tensor parallel.
         Exception: what the model raises for the inputs, with a note.
 
     Example:

@@ -1,5 +1,6 @@
 """The optimizer and loss of a compiled model: what torch's should be, and that it then trains as Keras does."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -53,6 +54,10 @@ CARELESS = {
     "nesterov": (ko.SGD(0.01, 0.9, nesterov=True), lambda p: to.SGD(p, 0.01, 0.9), {"nesterov": "dampening"}),
     "SGD's coupled decay": (
         *(ko.SGD(0.01, weight_decay=0.1), lambda p: to.SGD(p, 0.01, weight_decay=0.1)),
+        {"weight_decay": "weight_decay"},
+    ),
+    "RMSprop's coupled decay": (
+        *(ko.RMSprop(weight_decay=0.1), lambda p: to.RMSprop(p, 1e-3, 0.9, 1e-7, weight_decay=0.1)),
         {"weight_decay": "weight_decay"},
     ),
     "Adagrad": (
@@ -124,6 +129,7 @@ NOTES = {
     "use_ema": (ko.Adam(use_ema=True), "AveragedModel"),
     "accumulation": (ko.Adam(gradient_accumulation_steps=4), "step after so many backward passes"),
     "SGD decay": (ko.SGD(weight_decay=0.1), "p.mul_(1 - lr * 0.1)"),
+    "RMSprop's decay": (ko.RMSprop(weight_decay=0.1), "p.mul_(1 - lr * 0.1)"),
     "epsilon's place": (ko.Adam(), "1e-07 / (1 - 0.999 ** t) ** 0.5"),
     "epsilon in the root": (ko.RMSprop(), "no argument mends it"),
     "Adagrad's epsilon": (ko.Adagrad(), "initial_accumulator_value=0.1000001 and eps=0.0 are the same"),
@@ -135,6 +141,25 @@ NOTES = {
 def test_what_no_argument_does_is_noted(optimizer, line):
     """What the training loop must do has a line of its own."""
     assert any(line in note.mend for note in compared(optimizer).notes)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "adam", "adamw"])
+def test_an_optimizer_by_its_name_has_keras_defaults(name):
+    """A config may have the name alone; it tells what that of the optimizer does."""
+    named, whole = json.loads(config_of(name)), json.loads(config_of(name))
+    named["compile_config"]["optimizer"] = name
+    port = nn.Sequential(nn.Linear(3, 2))
+    for optimizer in (None, to.Adam(port.parameters()), to.SGD(port.parameters(), 0.1)):
+        found, expected = (kinit.compare(config, port, optimizer=optimizer) for config in (named, whole))
+        assert found.to_dict() == expected.to_dict()
+
+
+def test_the_decay_of_keras_2_is_noted():
+    """It is one of the learning rate, which torch's optimizers do not have."""
+    config = json.loads(config_of("sgd"))
+    config["compile_config"]["optimizer"] = {"class_name": "SGD", "config": {"learning_rate": 0.01, "decay": 0.001}}
+    notes = kinit.compare(config, nn.Sequential(nn.Linear(3, 2))).notes
+    assert any(note.what == "decay=0.001" and "lr / (1 + 0.001 * t)" in note.mend for note in notes)
 
 
 LOSSES = {

@@ -19,7 +19,8 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import torch_kinit as kinit
-from torch_kinit.shards import is_distributed
+from torch_kinit.inspection.untouched import untouched
+from torch_kinit.shards import is_distributed, local_of
 
 SHAPE = (2, 6, 5)
 CASES = ("FSDP2", "FSDP2 after a forward", "TP")
@@ -108,6 +109,11 @@ def check(config, case):
         if hasattr(port, "reset_iter_state"):  # of torch 2.13, without which a pass that fails leaves whole parameters
             with pytest.raises(RuntimeError, match="channels"):
                 kinit.probe(port, x.mT)
+    with untouched(port), torch.no_grad():
+        for parameter in port.parameters():
+            local_of(parameter).add_(1)
+        port.up.weight.grad = torch.zeros_like(port.up.weight)
+    assert port.up.weight.grad is None
     if case == "FSDP2":
         assert all(map(is_distributed, port.parameters()))
     after = state(port)

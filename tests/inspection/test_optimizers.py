@@ -1,5 +1,6 @@
 """The optimizer and loss of a compiled model: what torch's should be, and that it then trains as Keras does."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -55,6 +56,10 @@ CARELESS = {
         *(ko.SGD(0.01, weight_decay=0.1), lambda p: to.SGD(p, 0.01, weight_decay=0.1)),
         {"weight_decay": "weight_decay"},
     ),
+    "RMSprop's coupled decay": (
+        *(ko.RMSprop(weight_decay=0.1), lambda p: to.RMSprop(p, 1e-3, 0.9, 1e-7, weight_decay=0.1)),
+        {"weight_decay": "weight_decay"},
+    ),
     "Adagrad": (
         *(ko.Adagrad(0.01), to.Adagrad),
         {"initial_accumulator_value": "accumulator", "eps": "unmeasured"},
@@ -99,6 +104,16 @@ def test_the_epsilon_of_a_step_is_right_as_well():
     assert not compared("adam", lambda p: to.Adam(p, eps=1e-7 / (1 - 0.999**7) ** 0.5)).ok
 
 
+def test_the_epsilon_of_adagrad_is_part_of_its_accumulator():
+    """Keras has it inside the root, where torch's sum of squares may begin with it; a small one may stand outside."""
+    large = ko.Adagrad(0.01, epsilon=0.01)
+    assert compared(large, lambda p: to.Adagrad(p, 0.01, initial_accumulator_value=0.11, eps=0.0)).ok
+    found = compared(large, lambda p: to.Adagrad(p, 0.01, initial_accumulator_value=0.1, eps=0.01)).differences
+    assert {d.what for d in found} == {"initial_accumulator_value", "eps"}
+    for accumulator, eps in ((0.1 + 1e-7, 0.0), (0.1, 1e-7)):
+        assert compared(ko.Adagrad(0.01), lambda p, a=accumulator, e=eps: to.Adagrad(p, 0.01, 0, 0, a, e)).ok
+
+
 def test_a_decay_may_be_the_l2_penalty_of_sgd():
     """Twice the factor of an L2 regularizer is what SGD's weight decay is."""
     penalty = {"kernel_regularizer": keras.regularizers.L2(0.05)}
@@ -114,8 +129,10 @@ NOTES = {
     "use_ema": (ko.Adam(use_ema=True), "AveragedModel"),
     "accumulation": (ko.Adam(gradient_accumulation_steps=4), "step after so many backward passes"),
     "SGD decay": (ko.SGD(weight_decay=0.1), "p.mul_(1 - lr * 0.1)"),
+    "RMSprop's decay": (ko.RMSprop(weight_decay=0.1), "p.mul_(1 - lr * 0.1)"),
     "epsilon's place": (ko.Adam(), "1e-07 / (1 - 0.999 ** t) ** 0.5"),
     "epsilon in the root": (ko.RMSprop(), "no argument mends it"),
+    "Adagrad's epsilon": (ko.Adagrad(), "initial_accumulator_value=0.1000001 and eps=0.0 are the same"),
     "no twin": (ko.Lion(), "torch has none"),
 }
 
@@ -124,6 +141,25 @@ NOTES = {
 def test_what_no_argument_does_is_noted(optimizer, line):
     """What the training loop must do has a line of its own."""
     assert any(line in note.mend for note in compared(optimizer).notes)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "adam", "adamw"])
+def test_an_optimizer_by_its_name_has_keras_defaults(name):
+    """A config may have the name alone; it tells what that of the optimizer does."""
+    named, whole = json.loads(config_of(name)), json.loads(config_of(name))
+    named["compile_config"]["optimizer"] = name
+    port = nn.Sequential(nn.Linear(3, 2))
+    for optimizer in (None, to.Adam(port.parameters()), to.SGD(port.parameters(), 0.1)):
+        found, expected = (kinit.compare(config, port, optimizer=optimizer) for config in (named, whole))
+        assert found.to_dict() == expected.to_dict()
+
+
+def test_the_decay_of_keras_2_is_noted():
+    """It is one of the learning rate, which torch's optimizers do not have."""
+    config = json.loads(config_of("sgd"))
+    config["compile_config"]["optimizer"] = {"class_name": "SGD", "config": {"learning_rate": 0.01, "decay": 0.001}}
+    notes = kinit.compare(config, nn.Sequential(nn.Linear(3, 2))).notes
+    assert any(note.what == "decay=0.001" and "lr / (1 + 0.001 * t)" in note.mend for note in notes)
 
 
 LOSSES = {

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_kinit.inspection.sharded import fully_sharded
+from torch_kinit.shards import is_distributed, local_of
+
 Contents = dict[Any, Any] | list[Any] | set[Any]
 
 
@@ -19,29 +22,60 @@ def untouched(model: nn.Module, *inputs: Any) -> Iterator[None]:
 
     Kept are the values of its parameters and buffers, in copies, and what the attributes of its modules are: modes,
     hooks, gradients, plain tensors, and the contents of lists, dicts and sets. The random states are torch's, of the
-    CPU and of each device that the model or `inputs` are on, and Python's.
+    CPU and of each device that the model or `inputs` are on, and Python's. Of a DTensor, what this process holds is
+    kept, and nothing is sent. A model that fully_shard was called on has its shards before and after: whole
+    parameters that an earlier pass has left gathered are given up.
     """
+    _reshard(model)
     modules = list(model.modules())
     containers = [_containers(vars(module)) for module in modules]
     tensors = _tensors(container for held in containers for container, _ in held)
     devices = {tensor.device for tensor in [*tensors, *tensors_in(inputs)]}
-    values = [(tensor, tensor.data, tensor.detach().clone(), tensor.grad) for tensor in tensors if not tensor.is_meta]
+    tensors = [tensor for tensor in tensors if not tensor.is_meta]
+    values = [(tensor, local_of(tensor).data, local_of(tensor).detach().clone(), tensor.grad) for tensor in tensors]
+    switched = {id(inner._parameters): inner._parameters for own in fully_sharded(model) for inner in own.modules()}
+    gathered = {id(tensor) for own in switched.values() for tensor in own.values()}
     accelerators = [device for device in devices if device.type not in ("cpu", "meta")]
     states = [(device, _rng(device).get_rng_state(*_index(device))) for device in accelerators]
     cpu_state, python_state = torch.get_rng_state(), random.getstate()
     try:
         yield
+    except BaseException:
+        _begin_anew(model)
+        raise
     finally:
+        _reshard(model)
         for held in containers:
             for container, contents in held:
-                _put_back(container, contents)
+                if id(container) not in switched:
+                    _put_back(container, contents)
         for tensor, data, value, gradient in values:
-            _put_values_back(tensor, data, value)
+            if not (id(tensor) in gathered and _is_freed(data)):
+                _put_values_back(tensor, data, value)
             tensor.grad = gradient
         for device, state in states:
             _rng(device).set_rng_state(state, *_index(device))
         torch.set_rng_state(cpu_state)
         random.setstate(python_state)
+
+
+def _reshard(model: nn.Module) -> None:
+    """Give up the whole parameters that a forward pass has gathered."""
+    for module in fully_sharded(model):
+        module.reshard()
+
+
+def _begin_anew(model: nn.Module) -> None:
+    """Tell fully_shard that a pass was cut off, in the middle of which it would keep whole parameters."""
+    for module in fully_sharded(model):
+        if hasattr(module, "reset_iter_state"):  # of torch 2.13; with others the next pass that ends sets it right
+            with contextlib.suppress(RuntimeError):  # it is for the outermost module alone
+                module.reset_iter_state()
+
+
+def _is_freed(data: Tensor) -> bool:
+    """Whether fully_shard has given up the memory of a whole parameter, which was still there after a pass cut off."""
+    return data.untyped_storage().nbytes() == 0
 
 
 def _rng(device: torch.device) -> Any:
@@ -79,7 +113,8 @@ def _put_back(container: Contents, contents: Contents) -> None:
 
 def _put_values_back(tensor: Tensor, data: Tensor, value: Tensor) -> None:
     """Give a tensor its memory and values back; untold to autograd, whose graphs of before then stay valid."""
-    tensor.data = data
+    if not is_distributed(tensor):  # whose parts stay where they are: torch crashes if it is given another DTensor's
+        tensor.data = data
     if not torch.equal(data, value):
         data.copy_(value)
 

@@ -17,6 +17,7 @@ from torch_kinit.inspection.compare.fields import Field, agree, attribute_of, ba
 from torch_kinit.inspection.compare.keras_graph import Unit
 from torch_kinit.inspection.compare.port_order import Item
 from torch_kinit.inspection.compare.windows import compare_windows
+from torch_kinit.inspection.sharded import own_class
 from torch_kinit.keras.readers import READERS
 
 Found = list[Difference | Note]
@@ -73,7 +74,7 @@ def _value(unit: Unit, row: Field) -> Any:
 def _difference(row: Field, unit: Unit, item: Item, value: Any, wanted: Any, got: Any) -> Difference:
     value, wanted = plain(value), plain(wanted)
     keras = f"{row.key}={value!r}" if row.key else f"as {row.attribute}={wanted!r}"
-    port = f"{row.attribute}={got!r}" if row.attribute else f"{type(item.module).__name__} has none"
+    port = f"{row.attribute}={got!r}" if row.attribute else f"{own_class(item.module).__name__} has none"
     mend = row.mend.format(value=wanted) if row.mend else f"{item.code}.{row.attribute} = {wanted!r}"
     return Difference(unit.name, item.path, row.key or row.attribute, keras, port, MEASURED[row.weight], mend)
 
@@ -100,7 +101,7 @@ def check_pair(event: Event, item: Item, *, certain: bool = False) -> Found:
     if event.activation:
         return [*_check_activation(event, item)]
     wanted, unit = twin_class(event.unit), event.unit
-    if unit.class_name.startswith("Global") and type(item.module).__name__.startswith(("AvgPool", "MaxPool")):
+    if unit.class_name.startswith("Global") and own_class(item.module).__name__.startswith(("AvgPool", "MaxPool")):
         return _check_global(unit, item)
     if wanted and not isinstance(item.module, wanted):
         kind = "dropout" if event.kind == "dropout" else "function"
@@ -111,7 +112,7 @@ def check_pair(event: Event, item: Item, *, certain: bool = False) -> Found:
 def _check_global(unit: Unit, item: Item) -> Found:
     """A pooling of the whole by a module with a window, which must be as large as the inputs."""
     sizes, module = spatial.inputs_of(unit), item.module
-    same = type(module).__name__[:3] == ("Avg" if "Average" in unit.class_name else "Max")
+    same = own_class(module).__name__[:3] == ("Avg" if "Average" in unit.class_name else "Max")
     if same and sizes and agree(sizes, getattr(module, "kernel_size", None)):
         return []
     return [_other_class(Event(unit, "pooling"), item, made(unit), "function")]
@@ -135,7 +136,7 @@ def made(unit: Unit) -> str:
 
 
 def _other_class(event: Event, item: Item, mend: str, weight: str) -> Difference:
-    port = type(item.module).__name__
+    port = own_class(item.module).__name__
     return Difference(
         *(event.unit.name, item.path, event.kind, str(event), port, MEASURED[weight], f"{item.code} = {mend}")
     )
@@ -211,7 +212,7 @@ def check_extra(item: Item, unit: Unit | None) -> Found:
     weight = kind.name if kind and kind.name in ("softmax", "sigmoid") else "function" if kind else "unmeasured"
     if hasattr(item.module, "p"):
         weight = "dropout"
-    name = type(item.module).__name__
+    name = own_class(item.module).__name__
     what = "activation" if kind else name
     return [
         Difference(

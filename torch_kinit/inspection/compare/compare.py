@@ -61,6 +61,9 @@ def compare(
     port has. An output is Keras' if no value differs by more than 1e-5 of the largest, or five times what the layers
     before differ by. The port's weights must be Keras', as `from_keras` copies them.
 
+    Of a port that processes share (`fully_shard`, DTensors) the arguments are compared, in each process by itself and
+    without a word between them; recorded outputs are refused.
+
     Args:
         keras_config: a Sequential or functional Keras model, as `rules_from_keras` takes it; with recorded outputs a
             subclassed one, too.
@@ -80,7 +83,8 @@ def compare(
     Raises:
         ValueError, TypeError: as `rules_from_keras`: weights of other shapes than the port's, a layer without a twin, a
             config that does not list its layers; an optimizer, and a config that has none; `inputs`, and a config
-            without recorded outputs, or of another batch. What the port itself raises on the batch is left as it is.
+            without recorded outputs, or of another batch; recorded outputs, and a port on the meta device, in half
+            precision or shared among processes. What the port itself raises on the batch is left as it is.
 
     Example:
         >>> from torch import nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch_kinit.inspection.compare.differences import Note
+from torch_kinit.inspection.compare.differences import Note, effect
 from torch_kinit.inspection.compare.keras_graph import Unit
 
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
@@ -27,8 +27,7 @@ def mask_notes(units: Iterable[Unit]) -> list[Note]:
         source = unit.get("mask_zero") is True or unit.class_name == "Masking"
         incoming = any(masked.get(given.name) for given in unit.inputs)
         if incoming and (use := _USE.get(unit.class_name)):
-            effect = "missing: loss off by up to 0.018"
-            found.append(Note(unit.name, "uses the mask", f"{use}, in `forward` ({effect})"))
+            found.append(Note(unit.name, "uses the mask", f"{use}, in `forward` (missing: {effect('mask')})"))
         masked[unit.name] = source or (incoming and _passes(unit))
         if masked[unit.name] and unit.is_output:
             found.append(Note(unit.name, "masks the loss", "take the mean over valid steps"))

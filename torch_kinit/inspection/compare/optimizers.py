@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import torch
 
 from torch_kinit.inspection.activations import plain
-from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note, effect
 from torch_kinit.inspection.compare.fields import agree
 from torch_kinit.keras.draws import Config
 
 _LAYER = "compile_config"
+_ACCUMULATOR = "initial_accumulator_value"
+_SLIGHT = 1e-5  # of Adagrad's first sum of squares
 
 
 class Setting(NamedTuple):
@@ -26,6 +28,11 @@ class Setting(NamedTuple):
 
 def _of(key: str, default: Any) -> Callable[[Config], Any]:
     return lambda config: config.get(key, default)
+
+
+def _accumulator(config: Config) -> float:
+    """Adagrad's, by which Keras' epsilon inside the root is torch's with none: the sum of squares begins with both."""
+    return float(f"{config.get(_ACCUMULATOR, 0.1) + config.get('epsilon', 1e-7):.12g}")
 
 
 _BETAS = Setting("betas", lambda c: (c.get("beta_1", 0.9), c.get("beta_2", 0.999)))
@@ -44,8 +51,8 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting("centered", _of("centered", False)),
     ),
     "Adagrad": (
-        Setting("initial_accumulator_value", _of("initial_accumulator_value", 0.1), "accumulator"),
-        Setting("eps", _of("epsilon", 1e-7)),
+        Setting(_ACCUMULATOR, _accumulator, "accumulator"),
+        Setting("eps", lambda c: 0.0),
     ),
     "Adadelta": (Setting("rho", _of("rho", 0.95), "rho"), Setting("eps", _of("epsilon", 1e-7))),
     "Adamax": (_BETAS, Setting("eps", _of("epsilon", 1e-7))),
@@ -57,12 +64,14 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
 }
 SETTINGS["AdamW"] = SETTINGS["Adam"]
 _NAMES = {"Nadam": "NAdam"}
+_BY_NAME = {name.lower(): name for name in SETTINGS}
+_DEFAULTS = {"sgd": {"learning_rate": 0.01}, "adamw": {"weight_decay": 0.004}}  # where they are not those of SETTINGS
 _CLIPS = {
     "clipnorm": "for each Keras variable: nn.utils.clip_grad_norm_(p, {0}), of packed ones block by block",
     "global_clipnorm": "nn.utils.clip_grad_norm_(port.parameters(), {0})",
     "clipvalue": "nn.utils.clip_grad_value_(port.parameters(), {0})",
 }
-_DECAY_IN_SGD = "for p in port.parameters(): p.mul_(1 - lr * {0}), under torch.no_grad() before each step"
+_DECAY = "for p in port.parameters(): p.mul_(1 - lr * {0}), under torch.no_grad() before each step"
 
 
 def compare_optimizer(
@@ -73,8 +82,10 @@ def compare_optimizer(
     `penalties` are the factors of L2 regularizers, which torch's SGD may have as a weight decay.
     """
     saved = compiled.get("optimizer")
-    if not isinstance(saved, Mapping):
-        return [Note(_LAYER, f"optimizer {saved!r}", "its arguments are Keras' defaults")] if saved else []
+    if isinstance(saved, str):  # by its name alone, with Keras' defaults
+        saved = {"class_name": _BY_NAME.get(saved.lower(), saved), "config": _DEFAULTS.get(saved.lower(), {})}
+    if not saved:
+        return []
     config: Config = saved.get("config") or {}
     name = _NAMES.get(str(saved.get("class_name")), str(saved.get("class_name")))
     notes = [Note(_LAYER, *note) for note in _notes(name, config)]
@@ -96,9 +107,13 @@ def compare_optimizer(
     if own != cls and not (cls == "Adam" and own == "AdamW") and not (cls == "AdamW" and decoupled):
         weight = MEASURED["weight_decay" if {own, cls} == {"Adam", "AdamW"} else "function"]
         return [Difference(_LAYER, own, "optimizer", cls, own, weight, f"optimizer = {line}"), *notes]
-    allowed = {"weight_decay": [0 if cls == "SGD" else decay, *(2 * l2 for l2 in penalties if cls == "SGD")]}
+    apart = cls == "AdamW" or optimizer.defaults.get("decoupled_weight_decay")  # torch's others add it to the gradient
+    allowed = {"weight_decay": [decay if apart else 0, *(2 * l2 for l2 in penalties if cls == "SGD")]}
     values.setdefault("weight_decay", allowed["weight_decay"][0])
     allowed["eps"] = _epsilons(optimizer, config) if cls in ("Adam", "AdamW") else []
+    epsilon, accumulator = config.get("epsilon", 1e-7), config.get(_ACCUMULATOR, 0.1)
+    if cls == "Adagrad" and epsilon <= _SLIGHT * accumulator:  # where it stands matters little
+        allowed |= {_ACCUMULATOR: [accumulator], "eps": [epsilon]}
     found: list[Difference | Note] = []
     for key, value in values.items():
         got = [group.get(key, optimizer.defaults.get(key)) for group in optimizer.param_groups]
@@ -107,7 +122,7 @@ def compare_optimizer(
             setting = wanted.get(key)
             weight = MEASURED[setting.weight if setting else "weight_decay"]
             mend = f"for group in optimizer.param_groups: group[{key!r}] = {value!r}"
-            if key == "initial_accumulator_value":
+            if key == _ACCUMULATOR:
                 mend = f"optimizer = {line}"
             found.append(Difference(_LAYER, own, key, repr(value), repr(others[0]), weight, mend))
     return [*found, *notes]
@@ -126,22 +141,27 @@ def _notes(name: str, config: Config) -> list[tuple[str, str]]:
     epsilon, beta = config.get("epsilon", 1e-7), config.get("beta_2", 0.999)
     if name in ("Adam", "AdamW", "NAdam"):
         mend = f"before step t, counted from 1: group['eps'] = {epsilon} / (1 - {beta} ** t) ** 0.5"
-        found.append(("epsilon is added before the bias correction (loss off by up to 0.002)", mend))
-    if name in ("RMSprop", "Adagrad"):
-        found.append(
-            ("epsilon is inside the root (loss off by up to 0.14)", "torch adds it outside: no argument mends it")
-        )
-    if name == "SGD" and (decay := config.get("weight_decay")):
-        found.append((f"weight_decay={decay}, decoupled (loss off by up to 0.22)", _DECAY_IN_SGD.format(decay)))
+        found.append((f"epsilon is added before the bias correction ({effect('adam_epsilon')})", mend))
+    if name == "RMSprop":
+        what = f"epsilon is inside the root ({effect('rmsprop_epsilon')})"
+        found.append((what, "torch adds it outside: no argument mends it"))
+    if name == "Adagrad":
+        mend = f"torch adds it outside: {_ACCUMULATOR}={_accumulator(config)} and eps=0.0 are the same"
+        found.append(("epsilon is inside the root", mend))
+    if name not in ("Adam", "AdamW") and (decay := config.get("weight_decay")):
+        measured = f" ({effect('weight_decay')})" if name == "SGD" else ""
+        found.append((f"weight_decay={decay}, decoupled{measured}", _DECAY.format(decay)))
     if isinstance(config.get("learning_rate"), Mapping):
         schedule = config["learning_rate"].get("class_name")
         inside = (
-            "; with momentum Keras has the rate inside the velocity (loss off by up to 0.31)" if name == "SGD" else ""
+            f"; with momentum Keras has the rate inside the velocity ({effect('schedule')})" if name == "SGD" else ""
         )
         found.append((f"learning rate {schedule}", f"set group['lr'] before each step{inside}"))
+    if decay := config.get("decay"):  # of Keras 2
+        found.append((f"decay={decay}", f"before step t, counted from 0: group['lr'] = lr / (1 + {decay} * t)"))
     for key, mend in _CLIPS.items():
         if (value := config.get(key)) is not None:
-            found.append((f"{key}={value} (loss off by up to 0.56)", f"{mend.format(value)} before each step"))
+            found.append((f"{key}={value} ({effect('clip')})", f"{mend.format(value)} before each step"))
     if config.get("use_ema"):
         found.append((f"use_ema, momentum {config.get('ema_momentum')}", "torch.optim.swa_utils.AveragedModel"))
     if steps := config.get("gradient_accumulation_steps"):
@@ -176,9 +196,9 @@ def loss_notes(compiled: Config) -> list[Note]:
         binary = name.startswith("binary")
         logits = "nn.BCEWithLogitsLoss()" if binary else f"nn.CrossEntropyLoss({smooth})"
         plain = f"{logits} on the outputs"
-        both = "0.2" if binary else "2.4"
-        twice = f"{logits} on logits: a port that ends in {'sigmoid' if binary else 'softmax'} as well does it twice"
-        mend = plain if config.get("from_logits") else f"{twice} (loss off by up to {both})"
+        last = "sigmoid" if binary else "softmax"
+        twice = f"{logits} on logits: a port that ends in {last} as well does it twice ({effect(last)})"
+        mend = plain if config.get("from_logits") else twice
         found.append(Note(_LAYER, f"loss {loss['class_name']}, from_logits={bool(config.get('from_logits'))}", mend))
     if config.get("reduction") not in (None, "sum_over_batch_size", "mean", "auto"):
         found.append(Note(_LAYER, f"loss reduced by {config['reduction']!r}", f"reduction={config['reduction']!r}"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from torch_kinit.inspection.sharded import own_class
 from torch_kinit.keras.slots import Holdings
 
 
@@ -58,7 +59,7 @@ class Order:
 
     def _walk(self, path: str, module: nn.Module) -> Iterator[Item | None]:
         children = [(name, child) for name, child in module.named_children() if name != "parametrizations"]
-        if self._held.of(path) and not (children and type(module).__module__.partition(".")[0] != "torch"):
+        if self._held.of(path) and not (children and own_class(module).__module__.partition(".")[0] != "torch"):
             yield Item(path, module, weighted=True)
         elif not children:
             yield Item(path, module)

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from torch_kinit.inspection.activations import plain
-from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note
+from torch_kinit.inspection.compare.differences import MEASURED, Difference, Note, effect
 from torch_kinit.inspection.compare.fields import base_of
 from torch_kinit.inspection.compare.keras_graph import Unit
 from torch_kinit.inspection.compare.port_order import Item
 from torch_kinit.keras.slots import Holdings, Slot
+from torch_kinit.shards import local_of
 
 _PENALTIES = ("regularizer", "constraint")
 
@@ -48,7 +49,7 @@ def _check_second_bias(unit: Unit, items: Sequence[Item], slots: Sequence[Slot],
     found = []
     for name in dict.fromkeys(slot.added for slot in slots if slot.added):
         tensor = held.targets[name].tensor
-        zero = tensor.device.type == "meta" or not bool(torch.count_nonzero(tensor.detach()))
+        zero = tensor.device.type == "meta" or not bool(torch.count_nonzero(local_of(tensor.detach())))
         if tensor.requires_grad or not zero:
             path, _, own = name.rpartition(".")
             code = next(item.code for item in items if item.path == path)
@@ -72,7 +73,7 @@ def notes_of(unit: Unit) -> list[Note]:
         what = "each step of training writes the divided kernel back, and eval mode takes it as it is"
         found.append(Note(unit.name, what, "torch keeps the kernel undivided, and divides in eval mode as well"))
     if unit.get("return_sequences") is False and "Bidirectional" in unit.wrappers:
-        mend = "torch.cat([h[-2], h[-1]], 1) of the last states h, not out[:, -1] (loss off by up to 0.04)"
+        mend = f"torch.cat([h[-2], h[-1]], 1) of the last states h, not out[:, -1] ({effect('last_step')})"
         found.append(Note(unit.name, "Bidirectional gives the last state of each direction", mend))
     elif unit.get("return_state"):
         found.append(Note(unit.name, "return_state=True", "torch returns the states beside the outputs"))
@@ -97,4 +98,4 @@ def _penalty(key: str, value: Any) -> str:
         return "apply it to the weight after each step"
     l2 = (value.get("config") or {}).get("l2") if isinstance(value, dict) else None
     plain = f"; with plain SGD weight_decay={2 * l2:g} is the same" if isinstance(l2, float) else ""
-    return f"add it to the loss (missing: loss off by up to 0.03){plain}"
+    return f"add it to the loss (missing: {effect('penalty')}){plain}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch_kinit.inspection.outputs.agreement import distance
 from torch_kinit.inspection.outputs.first_off import Finding, first_off
 from torch_kinit.inspection.outputs.layerwise import Batch, Layerwise, OutputRow
+from torch_kinit.inspection.sharded import is_shared
 from torch_kinit.keras.draws import Config
 from torch_kinit.keras.matching import Place
 from torch_kinit.keras.recorded import Recorded, recorded_in
@@ -121,6 +122,7 @@ def compare_outputs(
     `inputs` are the batch as the port takes it, a tensor, a tuple, or a dict of keyword arguments; None for the
     recorded one. Where the port cannot take it, its channels are moved first. `found` are the places of Keras' weights.
     """
+    _refuse_shares(port)
     _refuse_half(recorded, port)
     notes = [f"Keras' layer {name!r} was not recorded: {why}" for name, why in recorded.left_out.items()]
     batch, rows, finding = _in_eval_mode(recorded, port, inputs, found, held)
@@ -161,6 +163,15 @@ def _in_eval_mode(
     cause, mend = "the channels of the inputs are last, and the port takes them first", "x.movedim(-1, 1)"
     position, layer, module, size = finding.position, finding.layer, finding.module, finding.difference
     return first, rows, Finding(position, layer, module, size, cause, mend)
+
+
+def _refuse_shares(port: nn.Module) -> None:
+    """Refuse a port of which this process has a part: the search for a cause runs copies of its modules."""
+    if is_shared(port):
+        raise ValueError(
+            "`port` is shared among processes (fully_shard or DTensors), and outputs are compared in one: compare it "
+            "before it is shared. Without the recorded outputs, config.pop('outputs'), its arguments are compared here."
+        )
 
 
 def _refuse_half(recorded: Recorded, port: nn.Module) -> None:

@@ -19,10 +19,12 @@ from torch_kinit.initializers.names import law
 from torch_kinit.initializers.plain import random_normal_
 from torch_kinit.inspection.probe.following import LAWS, RECTIFIERS, class_of, function_from, looks_rectified
 from torch_kinit.inspection.probe.report import ProbeReport, ProbeRow
+from torch_kinit.inspection.sharded import own_class
 from torch_kinit.inspection.untouched import copied, tensors_in, untouched
 from torch_kinit.layers.table import layout_of
 from torch_kinit.layers.variable import Options, Variable, holds
 from torch_kinit.model.targets import holder_of
+from torch_kinit.shards import is_distributed
 from torch_kinit.streams.key import Key
 from torch_kinit.torch_internals import tensors_of
 
@@ -56,10 +58,12 @@ def probe(model: nn.Module, *inputs: Any, backward: bool = True, **named_inputs:
     A function of torch between the layers, such as `torch.relu`, is seen only through the layers around it: it gets no
     row, and is known by what the next layer with weights receives. The model, its buffers (as BatchNorm's statistics),
     `.grad`, modes, hooks and random states are left as they were, also after an error; for that, a copy of its
-    parameters and buffers is held during the call. A model that was compiled runs without.
+    parameters and buffers is held during the call. A model that was compiled runs without. One that `fully_shard` was
+    called on is probed in all its processes at once, which with the same inputs find the same; it has its shards then.
 
     Raises:
-        TypeError, ValueError: `model` is no module, is of TorchScript, has lazy parameters, or is on the meta device.
+        TypeError, ValueError: `model` is no module, is of TorchScript, has lazy parameters, is on the meta device, or
+            is tensor parallel.
         Exception: what the model raises for the inputs, with a note.
 
     Example:
@@ -110,6 +114,15 @@ def _refuse_unfit(model: nn.Module) -> None:
             )
 
 
+def _refuse_part(name: str, module: nn.Module, arguments: Any) -> None:
+    """Raise for a layer that gives each process a part of its outputs; fully_shard has gathered weights by now."""
+    if any(map(is_distributed, module.parameters(recurse=False))):
+        raise ValueError(
+            f"`model` is tensor parallel: {name or 'it'} computes with a part of its weights here. Probe the model "
+            "before parallelize_module; kinit.apply(model, rules, seed=n) gives both the same weights."
+        )
+
+
 @contextlib.contextmanager
 def _noted(inputs: Sequence[Any], named: dict[str, Any]) -> Iterator[None]:
     """Add to an error what the model was given."""
@@ -132,6 +145,8 @@ def _shown(value: Any) -> str:
 def _hooks(model: nn.Module, watch: _Watch) -> Iterator[None]:
     handles = []
     try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(functools.partial(_refuse_part, name)))
         for layer in _layers(model):
             before, after = functools.partial(watch.before, layer), functools.partial(watch.after, layer)
             handles.append(layer.module.register_forward_pre_hook(before, with_kwargs=True))
@@ -215,7 +230,12 @@ class _Watch:
         layer.calls += 1
         if tensor is None:
             return
-        row = {"name": layer.name, "layer": type(module).__name__, "call": layer.calls, "shape": tuple(tensor.shape)}
+        row = {
+            "name": layer.name,
+            "layer": own_class(module).__name__,
+            "call": layer.calls,
+            "shape": tuple(tensor.shape),
+        }
         row |= {"weighted": layer.is_weighted, "norm": layer.is_norm, **_measured(tensor)}
         row |= dict.fromkeys(("dead", "gradient", "gradient_norm", "activation", "to_law"))
         self.rows.append(row)
@@ -224,7 +244,7 @@ class _Watch:
             self._waiting, self._unit_axis = row, layer.unit_axis
         elif self._waiting is not None and not layer.is_norm:
             found = class_of(module) or function_from(_first((arguments, named)), tensor)
-            if found is None and not type(module).__module__.startswith("torch.nn."):
+            if found is None and not own_class(module).__module__.startswith("torch.nn."):
                 self._waiting = None  # a function that nobody knows
             self._settle(None if found == "linear" else found)
         if isinstance(module, RECTIFIERS):
@@ -265,6 +285,7 @@ class _Watch:
             kernels = layer.kernels
             if row["activation"] is not None and len(kernels) == 1 and kernels[0].blocks == 1:
                 weight = getattr(*_place(layer.module, kernels[0])).detach()
+                weight = weight.full_tensor() if is_distributed(weight) else weight
                 shape = kernels[0].views(torch.empty(weight.shape, device="meta"))[0].shape
                 if std := _measured(weight)["std"]:
                     suiting = law(LAWS[row["activation"]], shape, layout="keras", fans=kernels[0].fans)

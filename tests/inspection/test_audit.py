@@ -270,7 +270,7 @@ def test_what_cannot_be_told_says_why():
     model = nn.ModuleDict(
         {
             "normed": parametrizations.weight_norm(nn.Linear(30, 20)),
-            "spectral": parametrizations.spectral_norm(nn.Linear(30, 20)),
+            "orthogonal": parametrizations.orthogonal(nn.Linear(30, 20)),
             "others": nn.Linear(30, 20),
             "left": nn.Linear(30, 20),
         }
@@ -278,12 +278,40 @@ def test_what_cannot_be_told_says_why():
     rules = {"others": nn.init.xavier_normal_, "left": kinit.skip}
     report = kinit.apply(model, rules, seed=0).audit()
     verdicts = {name: report[f"{name}.weight"].verdict for name in model}
-    assert verdicts == {"normed": "ok", "spectral": "beyond", "others": "beyond", "left": "left alone"}
-    assert report["spectral.weight"].cause == "passes through SpectralNorm"
+    assert verdicts == {"normed": "ok", "orthogonal": "beyond", "others": "beyond", "left": "left alone"}
+    assert report["orthogonal.weight"].cause == "passes through Orthogonal"
     assert kinit.audit(model, rules, only=["others.bias"])["normed.weight"].verdict == "left alone"
     with torch.no_grad():
         model["normed"].weight = torch.rand(20, 30)
     assert kinit.audit(model, rules)["normed.weight"].verdict == "off"
+
+
+SPECTRAL = {
+    "alone": parametrizations.spectral_norm,
+    "twice": lambda module: parametrizations.spectral_norm(parametrizations.spectral_norm(module)),
+    "above weight_norm": lambda module: parametrizations.spectral_norm(parametrizations.weight_norm(module)),
+}
+LAYERS = {"linear": lambda: nn.Linear(200, 120), "transposed": lambda: nn.ConvTranspose2d(20, 30, 5)}
+
+
+@pytest.mark.parametrize("wrap", SPECTRAL.values(), ids=SPECTRAL)
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_what_spectral_norm_divides_is_audited(make, wrap):
+    """The weight as it was set has its law; torch's default, and a std that is off, are named, and nothing is moved."""
+    layer = wrap(make())
+    left = kinit.audit(layer)["weight"]
+    assert (left.verdict, left.cause) == ("off", TORCH + "kaiming_uniform(a=sqrt 5)")
+    made = kinit.apply(layer, {"": "he_normal"}, seed=0)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    found = made.audit()["weight"]
+    assert found.verdict == "ok"
+    assert found.expected["std"] == pytest.approx(kinit.plan(make(), {"": "he_normal"})["weight"].std)
+    assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+    with torch.no_grad():
+        for name, value in layer.named_parameters():
+            if "original" in name and "original1" not in name:
+                value.mul_(0.8796256610342398)
+    assert "truncation not corrected" in made.audit()["weight"].cause
 
 
 def test_an_audit_changes_nothing():

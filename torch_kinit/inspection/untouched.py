@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torch_kinit.inspection.sharded import fully_sharded
 from torch_kinit.shards import is_distributed, local_of
+from torch_kinit.torch_internals import parameters_of
 
 Contents = dict[Any, Any] | list[Any] | set[Any]
 
@@ -33,7 +34,7 @@ def untouched(model: nn.Module, *inputs: Any) -> Iterator[None]:
     devices = {tensor.device for tensor in [*tensors, *tensors_in(inputs)]}
     tensors = [tensor for tensor in tensors if not tensor.is_meta]
     values = [(tensor, local_of(tensor).data, local_of(tensor).detach().clone(), tensor.grad) for tensor in tensors]
-    switched = {id(inner._parameters): inner._parameters for own in fully_sharded(model) for inner in own.modules()}
+    switched = {id(held): held for own in fully_sharded(model) for held in map(parameters_of, own.modules())}
     gathered = {id(tensor) for own in switched.values() for tensor in own.values()}
     accelerators = [device for device in devices if device.type not in ("cpu", "meta")]
     states = [(device, _rng(device).get_rng_state(*_index(device))) for device in accelerators]

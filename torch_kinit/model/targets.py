@@ -162,10 +162,15 @@ def chain_of(module: nn.Module, name: str) -> Any:
     return holder.parametrizations[attribute]  # type: ignore[index]
 
 
-def parametrized_value(chain: Any, prepare: Callable[[nn.Module, Tensor], object] | None = None) -> Tensor:
+def parametrized_value(
+    chain: Any,
+    prepare: Callable[[nn.Module, Tensor], object] | None = None,
+    without: Callable[[nn.Module], object] | None = None,
+) -> Tensor:
     """The value a parametrization gives, computed in eval mode so that none (spectral_norm's) changes its state.
 
-    `prepare` is called before each of those in the chain, with what that is given.
+    `prepare` is called before each of those in the chain, with what that is given; those that `without` holds for are
+    passed over.
     """
     modes = [(m, m.training) for m in chain.modules()]
     given = [tensor for name, tensor in tensors_of(chain).items() if name.startswith("original")]
@@ -173,6 +178,8 @@ def parametrized_value(chain: Any, prepare: Callable[[nn.Module, Tensor], object
         chain.eval()
         with torch.no_grad():
             for step in chain:
+                if without is not None and without(step):
+                    continue
                 if prepare is not None:
                     prepare(step, given[0])
                 given = [_value_of(step, given)]

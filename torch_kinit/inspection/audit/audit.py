@@ -15,7 +15,7 @@ from torch_kinit.initializers.table import BY_FUNCTION
 from torch_kinit.inspection.audit import verdicts
 from torch_kinit.inspection.audit.bounds import TESTS
 from torch_kinit.inspection.audit.report import BEYOND, EMPTY, LEFT, OFF, TRAINED, Audit, Finding
-from torch_kinit.inspection.audit.structure import passes_through
+from torch_kinit.inspection.audit.structure import as_set, passes_through
 from torch_kinit.model.apply import plan
 from torch_kinit.model.execute import Execution, Task
 from torch_kinit.model.plan import Plan
@@ -42,8 +42,9 @@ def audit(
     it.
     Constants, arrays and identities must be equal; orthogonal matrices have the planned singular values, each Keras
     variable for itself. Each of packed kernels is tested for itself too, a tied tensor once, and the row of a
-    padding_idx must be zero and does not count. Weights behind weight_norm are tested as they take effect; what passes
-    through another parametrization is "beyond", and so is what a function of somebody else's draws.
+    padding_idx must be zero and does not count. Weights behind weight_norm are tested as they take effect, those behind
+    spectral_norm as they are before it divides them; what passes through another parametrization is "beyond", and so is
+    what a function of somebody else's draws.
 
     What does not fit is compared with the usual mistakes: torch's default of the layer, swapped or packed fans and
     those of another convention of Keras', a truncation that is not corrected, gates that are orthogonal one by one, a
@@ -96,6 +97,7 @@ def audit_plan(made: Plan, model: nn.Module | None = None, *, alpha: float = 1e-
     for name, task in tasks.items():
         if task.target.tensor.is_meta:
             raise ValueError(f"{name} is on the meta device and has no values to audit; see `kinit.materialize`.")
+    tasks = {name: as_set(task, model) for name, task in tasks.items()}
     tests = TESTS * sum(task.step.blocks for task in tasks.values() if task.law is not None and task.law.drawn)
     judge = verdicts.Judge(made.options, chance / max(1, tests))
     with torch.no_grad():

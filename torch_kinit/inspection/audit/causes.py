@@ -89,12 +89,18 @@ def _torch_default(module: nn.Module, name: str, shape: tuple[int, ...]) -> tupl
         return "0.25", Constant(0.25)
     if not isinstance(module, (nn.Linear, nn.Bilinear, *_CONVOLUTIONS)):
         return None
-    sizes = holder.weight.shape
-    fan_in = max(1, math.prod(sizes[2:]) * sizes[1])
-    if isinstance(module, nn.Bilinear):
-        fan_in = max(1, sizes[1])
     what = "kaiming_uniform(a=sqrt 5)" if name == "weight" else "bias U(-b, b), b = 1/sqrt(fan_in)"
-    return _uniform(what, 1 / math.sqrt(fan_in))
+    return _uniform(what, 1 / math.sqrt(max(1, _torch_fan_in(holder))))
+
+
+def _torch_fan_in(module: Any) -> int:
+    """As torch counts it, from the layer's arguments: its weight may be one that changes whenever it is looked at."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    if isinstance(module, nn.Bilinear):
+        return module.in1_features
+    channels = module.out_channels if module.transposed else module.in_channels
+    return int(channels // module.groups * math.prod(module.kernel_size))
 
 
 def _of_attention(name: str, shape: tuple[int, ...]) -> tuple[str, Law] | None:

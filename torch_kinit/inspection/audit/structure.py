@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torch_kinit.initializers.axes import keras_view
 from torch_kinit.inspection.audit.evidence import summed
 from torch_kinit.model.execute import Task
-from torch_kinit.model.rehearse import wants_parameter
+from torch_kinit.model.rehearse import rehearse, wants_parameter
+from torch_kinit.model.targets import chain_of, parametrized_value
 from torch_kinit.shards import is_distributed, local_of
+from torch_kinit.torch_internals import spectral_vectors
 
 _PASSED = ("_WeightNorm",)  # parametrizations whose value is, but for the last bits, what was set
 
@@ -94,8 +98,22 @@ def is_sparse(matrix: Tensor) -> bool:
 
 
 def passes_through(chain: Sequence[Any]) -> tuple[str, ...]:
-    """The parametrizations that change the values that are set."""
-    return tuple(type(step).__name__.lstrip("_") for step in chain if type(step).__name__ not in _PASSED)
+    """The parametrizations behind which the values that were set cannot be told."""
+    changing = (step for step in chain if type(step).__name__ not in _PASSED and not spectral_vectors(step))
+    return tuple(type(step).__name__.lstrip("_") for step in changing)
+
+
+def as_set(task: Task, model: nn.Module) -> Task:
+    """The task for the values that were set, which spectral_norm keeps, and divides at each use."""
+    chain = chain_of(model, task.step.name) if task.target.parametrized else ()
+    if not any(map(spectral_vectors, chain)):
+        return task
+    behind = copy.copy(task)
+    behind.target = dataclasses.replace(task.target, tensor=parametrized_value(chain, without=spectral_vectors))
+    if task.recipe.ours:
+        _, behind.law = rehearse(task.recipe, task.variable, behind.target)
+        behind.step = dataclasses.replace(task.step, law=behind.law)
+    return behind
 
 
 def gates(matrix: Tensor, parts: int) -> list[Tensor]:

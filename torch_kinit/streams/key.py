@@ -113,15 +113,16 @@ class Key(Source):
         inverse = inverse_cdf(law, tensor.dtype)
         if tensor.is_meta or tensor.numel() == 0:
             return tensor
-        limit = CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK
+        on_cpu = tensor.device.type == "cpu"
+        limit = CHUNK if on_cpu else _DEVICE_CHUNK
         limit = limit * 4 // work_dtype(tensor.dtype).itemsize // (1 if inverse.tail is None else 2)
         buffers = None
         with torch.no_grad():
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
-                if fused.fill(*box, self.words, inverse) or compiled.fill(*box, self.words, inverse):
+                if (compiled if on_cpu else fused).fill(*box, self.words, inverse):
                     continue
                 for piece, serial in paced(views(box, limit)):
-                    for part, index in views(piece, SERIAL) if serial and tensor.device.type == "cpu" else [piece]:
+                    for part, index in views(piece, SERIAL) if serial and on_cpu else [piece]:
                         if buffers is None or buffers.size < part.numel():
                             buffers = _Buffers(part, self.words)
                         buffers.fill(part, index, inverse)

@@ -113,13 +113,13 @@ class Key(Source):
         inverse = inverse_cdf(law, tensor.dtype)
         if tensor.is_meta or tensor.numel() == 0:
             return tensor
-        on_cpu = tensor.device.type == "cpu"
+        on_cpu, in_kernel = tensor.device.type == "cpu", tensor.device.type in fused.DEVICES
         limit = CHUNK if on_cpu else _DEVICE_CHUNK
         limit = limit * 4 // work_dtype(tensor.dtype).itemsize // (1 if inverse.tail is None else 2)
         buffers = None
         with torch.no_grad():
             for box in boxes(tensor, torch.empty(tensor.shape, device="meta")):
-                if (compiled if on_cpu else fused).fill(*box, self.words, inverse):
+                if (fused if in_kernel else compiled).fill(*box, self.words, inverse):
                     continue
                 for piece, serial in paced(views(box, limit)):
                     for part, index in views(piece, SERIAL) if serial and on_cpu else [piece]:

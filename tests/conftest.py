@@ -35,6 +35,9 @@ def pytest_collection_modifyitems(items):
             path = "" if "tf_keras_files" in shared else item.path.name
             item.add_marker(pytest.mark.xdist_group(f"{path} {shared.pop()}"))
             continue
+        if "by_backend" in item.fixturenames:  # which asks all three
+            item.add_marker(pytest.mark.xdist_group("keras"))
+            continue
         if ASKING & vars(getattr(item, "module", item)).keys():
             asked = {name for found in BACKEND.findall(item.nodeid) for name in found if name}
             item.add_marker(pytest.mark.xdist_group(" ".join(("keras", *asked)) if len(asked) == 1 else "keras"))

@@ -273,6 +273,7 @@ def test_ctrl_c_in_the_process(tmp_path):
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background job ignores
     )
     while not (tmp_path / "made").exists() and started.poll() is None:
         time.sleep(0.05)

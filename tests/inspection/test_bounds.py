@@ -101,10 +101,11 @@ def test_chernoffs_bounds_are_the_best_of_many(law, exact, rate):
 @pytest.mark.parametrize(("law", "exact"), LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("count", [2, 9, 400])
 def test_false_alarms_are_as_rare_as_said(law, exact, count):
-    """At one in ten for each of four tests, no more than that of many draws is off."""
+    """At one in ten for each of four tests, as they share it, no more than that of many draws is off."""
     off = [misfits(law, seen_of(drawn(law, count, seed), law), torch.float64, 0.1) for seed in range(100)]
     for test in ("mean", "std", "range", "law"):
-        assert sum(any(misfit.test == test for misfit in each) for each in off) <= 20
+        most = stats.binom.ppf(1 - 1e-6, 100, 0.1 * SHARES[test])  # 13 to 53 of the hundred
+        assert sum(any(misfit.test == test for misfit in each) for each in off) <= most
     assert not any(misfit.test in ("support", "values") for each in off for misfit in each)
 
 

@@ -77,8 +77,8 @@ def audit(
         True
 
     Source: Massart, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality", 1990; Arbel, Marchal, Nguyen,
-    "On strict sub-Gaussianity, optimal proxy variance and symmetry for bounded random variables", 2020; Laurent,
-    Massart, "Adaptive estimation of a quadratic functional by model selection", 2000; Bernstein's inequality.
+    "On strict sub-Gaussianity, optimal proxy variance and symmetry for bounded random variables", 2020; Chernoff's and
+    Bernstein's inequalities; Wilks, "Determination of sample sizes for setting tolerance limits", 1941, for the range.
     """
     checks.module(model)
     return audit_plan(plan(model, rules, only=only, convention=convention, depthwise=depthwise), alpha=alpha)

@@ -14,9 +14,9 @@ from torch_kinit.inspection.audit.evidence import Evidence
 from torch_kinit.streams.laws import Law, Normal, TruncatedNormal, Uniform
 
 TESTS = 4  # of each block that can fail by chance: mean, std, range and law; a value outside the support is no chance
-# How the tests share the probability that each would have if all had the same. That of Chernoff's and Hoeffding's
-# bounds is hardly ever used up, at most a tenth of it, that of the others wholly: so a model fails far less often than
-# `alpha` says, hardly ever two of a thousand at alpha = 0.001.
+# How the tests share the probability that each would have if all had the same. Of Chernoff's and Hoeffding's bounds
+# about a tenth is used, of the others up to the whole: so a model fails far less often than `alpha` says, hardly ever
+# two of a thousand at alpha = 0.001.
 SHARES = {"mean": 0.5, "std": 3.0, "range": 0.25, "law": 0.25}
 _BINS = 256
 _REACH, _TAIL = 9.0, 5.0  # in stds from the mean: where a normal law counts as ended, and where its last edge is

@@ -29,18 +29,16 @@ if torch.backends.mps.is_available():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup` one worker has all tests that ask one process, started once."""
+    """With `--dist loadgroup` one worker has all tests of a folder that ask one process, started once."""
     for item in items:
         if shared := ONCE.intersection(item.fixturenames):
             path = "" if "tf_keras_files" in shared else item.path.name
             item.add_marker(pytest.mark.xdist_group(f"{path} {shared.pop()}"))
             continue
-        if "by_backend" in item.fixturenames:  # which asks all three
-            item.add_marker(pytest.mark.xdist_group("keras"))
-            continue
         if ASKING & vars(getattr(item, "module", item)).keys():
             asked = {name for found in BACKEND.findall(item.nodeid) for name in found if name}
-            item.add_marker(pytest.mark.xdist_group(" ".join(("keras", *asked)) if len(asked) == 1 else "keras"))
+            one = asked if len(asked) == 1 and "by_backend" not in item.fixturenames else ()  # that asks all three
+            item.add_marker(pytest.mark.xdist_group(" ".join((item.path.parent.name, *one))))  # no group is too long
 
 
 def pytest_configure(config):

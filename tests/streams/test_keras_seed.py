@@ -140,6 +140,8 @@ CASES = {
     "truncated in many chunks": ("LecunNormal", {}, (512, 1031)),
     "orthogonal, few rows": ("Orthogonal", {"gain": 2.0}, (16, 48)),
     "orthogonal, negative gain": ("Orthogonal", {"gain": -0.5}, (5, 4)),
+    "orthogonal, some subnormal": ("Orthogonal", {"gain": 1.2e-38}, (5, 4)),
+    "orthogonal, of a subnormal gain": ("Orthogonal", {"gain": 1e-39}, (4, 5)),
     "orthogonal convolution": ("Orthogonal", {}, (3, 3, 8, 16)),
     "orthogonal square": ("Orthogonal", {}, (128, 128)),
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torch_kinit import checks
 from torch_kinit.initializers.axes import LAYOUTS, keras_view
+from torch_kinit.numerics.subnormals import flush_
 from torch_kinit.shards import by_the_whole, is_distributed
 from torch_kinit.streams.generator import AnyGenerator, source_for
 from torch_kinit.streams.laws import Normal
@@ -81,6 +82,8 @@ def _fill_orthogonal(tensor: Tensor, gain: float, layout: str, source: Source) -
         if rows < columns:
             q = q.t()
         view.copy_(q.reshape(view.shape))
+        if source.flushes:
+            flush_(view, gain)
     return tensor
 
 

@@ -80,6 +80,10 @@ class KerasSeed(Source):
         return self.seed & 0xFFFFFFFF
 
     @property
+    def flushes(self) -> bool:  # type: ignore[override]
+        return self.backend != "torch"
+
+    @property
     def whole_in_double(self) -> bool:  # type: ignore[override]
         """Whether QR in float64 is nearest to the backend's own; on torch float32's is the backend's own."""
         return self.backend != "torch"

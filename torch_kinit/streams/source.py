@@ -16,6 +16,7 @@ class Source(ABC):
 
     layout: str | None = "keras"
     whole_in_double = False  # whether orthogonal matrices are made in float64, whatever the tensor's dtype
+    flushes = False  # whether subnormal numbers are zero where they are computed
     on_cpu = True  # whether values are computed on the CPU, wherever the tensor is
 
     @abstractmethod

@@ -303,7 +303,9 @@ def test_what_spectral_norm_divides_is_audited(make, wrap):
     assert (left.verdict, left.cause) == ("off", TORCH + "kaiming_uniform(a=sqrt 5)")
     made = kinit.apply(layer, {"": "he_normal"}, seed=0)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    found = made.audit()["weight"]
+    report = made.audit()
+    assert report.ok
+    found = report["weight"]
     assert found.verdict == "ok"
     assert found.expected["std"] == pytest.approx(kinit.plan(make(), {"": "he_normal"})["weight"].std)
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())

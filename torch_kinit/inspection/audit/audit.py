@@ -98,7 +98,8 @@ def audit_plan(made: Plan, model: nn.Module | None = None, *, alpha: float = 1e-
         if task.target.tensor.is_meta:
             raise ValueError(f"{name} is on the meta device and has no values to audit; see `kinit.materialize`.")
     tasks = {name: as_set(task, model) for name, task in tasks.items()}
-    tests = TESTS * sum(task.step.blocks for task in tasks.values() if task.law is not None and task.law.drawn)
+    drawn = [task for task in tasks.values() if task.law and task.law.drawn and not task.starts_power_iteration]
+    tests = TESTS * sum(task.step.blocks for task in drawn)
     judge = verdicts.Judge(made.options, chance / max(1, tests))
     with torch.no_grad():
         findings = [_finding(step, tasks.get(step.name), judge, model) for step in made.steps]
@@ -111,6 +112,8 @@ def _finding(step: Step, task: Task | None, judge: verdicts.Judge, model: nn.Mod
         return verdicts.said(step, LEFT, step.rule)
     if not task.target.tensor.numel():
         return verdicts.said(step, EMPTY)
+    if task.starts_power_iteration:
+        return verdicts.said(step, BEYOND, "spectral_norm's estimate, which follows the weight")
     changed = passes_through(chain_of(model, step.name)) if task.target.parametrized else ()
     if changed:
         return verdicts.said(step, BEYOND, f"passes through {', '.join(changed)}")

@@ -51,8 +51,8 @@ def compiled() -> Iterator[None]:
     """Let draws from a Key, those of `apply(seed=...)` too, run in a kernel made by the machine's C compiler.
 
     It is for the CPU: accelerators have a kernel of their own, without asking. The values are those of eager draws, the
-    same bits. Use it as a context or as a decorator: with all of torch's threads a value takes 0.6 to 1.5 nanoseconds
-    on two cores instead of 7 to 15. The first draw of a process waits half a second for the compiler, which is that of
+    same bits. Use it as a context or as a decorator: with all of torch's threads a value takes 1.0 to 1.6 nanoseconds
+    on two cores instead of 7 to 12. The first draw of a process waits half a second for the compiler, which is that of
     the environment variable CC, or else `cc`, `gcc` or `clang`.
 
     In the kernel are draws of 2**10 values or more, float32, bfloat16 and float16. Others, and truncated normals that

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_kinit import checks, torch_internals
+from torch_kinit import checks
 from torch_kinit.numerics import threefry
 from torch_kinit.numerics.exact import ERFINV, FORMATS
 from torch_kinit.streams.inverse import CENTRAL, InverseCdf
-from torch_kinit.streams.pieces import joined_axes
+from torch_kinit.streams.pieces import is_plain, joined_axes, note_write
 
 _LEAST = 1 << 10  # values from which on a call takes less than the passes of an eager draw
 _CHUNK = 1 << 19  # values that a thread draws at a time
@@ -94,16 +94,14 @@ def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) 
 
 
 def _fits(tensor: Tensor, inverse: InverseCdf) -> bool:
-    """Whether the kernel can fill `tensor`: one without a subclass, a mode or a transform before its memory."""
+    """Whether the kernel can fill `tensor`."""
     return (
         tensor.numel() >= _LEAST
         and tensor.dtype in _DTYPES
         and tensor.device.type == "cpu"
         and inverse.tail is None
         and inverse.scale != 0
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not tensor.is_neg()
-        and not torch_internals.is_intercepted()
+        and is_plain(tensor)
     )
 
 
@@ -154,7 +152,7 @@ def _run(kernel: ctypes.CDLL, tensor: Tensor, index: Tensor, key: threefry.Key, 
             firsts = range(0, count, _CHUNK)
             for _ in pool.map(lambda first: draw(first, min(_CHUNK, count - first)), firsts):
                 pass
-    tensor.narrow(0, 0, 0).zero_()  # tells autograd of the write
+    note_write(tensor)
 
 
 def _numbers(inverse: InverseCdf) -> ctypes.Array[ctypes.c_float]:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_kinit import checks, torch_internals
+from torch_kinit import checks
 from torch_kinit.numerics import threefry
 from torch_kinit.streams import keras_jax
 from torch_kinit.streams.inverse import CENTRAL, InverseCdf
 from torch_kinit.streams.laws import Law, TruncatedNormal, Uniform
-from torch_kinit.streams.pieces import joined_axes
+from torch_kinit.streams.pieces import is_plain, joined_axes, note_write
 
 _BLOCK = 1024  # values of a program; of 4 warps, 8 each thread
 _MOST_AXES = 4  # that the kernels take, after those that lie in one line are joined
@@ -54,17 +54,9 @@ def fill_as_jax(tensor: Tensor, index: Tensor, key: threefry.Key, law: Law) -> b
 
 
 def _fits(tensor: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
-    """Whether a kernel can fill `tensor`: one without a subclass, a mode or a transform before its memory."""
-    return (
-        tensor.device.type in DEVICES
-        and tensor.dtype in dtypes
-        and not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not torch_internals.is_intercepted()
-        and not tensor.is_neg()
-        and not any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        and _kernels() is not None
-    )
+    """Whether a kernel can fill `tensor`."""
+    fits = tensor.device.type in DEVICES and tensor.dtype in dtypes and is_plain(tensor)
+    return fits and _kernels() is not None
 
 
 def _numbers(inverse: InverseCdf, dtype: torch.dtype) -> Sequence[float]:
@@ -116,8 +108,7 @@ def _try_launch(
             _warn_once(device, _failure(f"Triton's kernel for draws on {device} cannot be built or launched", error))
         return False
     _failures[which] = 0
-    if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+    note_write(tensor)
     return True
 
 

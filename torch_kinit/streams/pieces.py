@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from torch_kinit import shards
+from torch_kinit import shards, torch_internals
 
 # Values drawn at a time from a Key or KerasSeed. A draw is a hundred short passes over a piece: in smaller pieces their
 # dispatch counts, in larger ones they leave the caches.
@@ -59,6 +59,23 @@ def views(tensors: tuple[Tensor, ...], limit: int) -> Iterator[tuple[Tensor, ...
     for start in range(0, size, rows):
         length = min(rows, size - start)
         yield from views(tuple(tensor.narrow(axis, start, length) for tensor in tensors), limit)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a kernel may write to the memory of `tensor`: no subclass, mode, transform or sign stands before it."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch_internals.is_intercepted()
+        and not tensor.is_neg()
+        and not any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    )
+
+
+def note_write(tensor: Tensor) -> None:
+    """Tell autograd that a kernel has written to `tensor`."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def span(index: Tensor) -> int:

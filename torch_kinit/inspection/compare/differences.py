@@ -92,6 +92,7 @@ MEASURED = {
     "weight_decay": _loss(0.22),
     "rmsprop_epsilon": _loss(0.14),
     "momentum_decay": _loss(0.05),
+    "sparse": _loss(0.003),
     "adam_epsilon": _loss(0.002),
 }
 

@@ -176,7 +176,7 @@ def sparse_notes(compiled: Config, embeddings: Iterable[str]) -> list[Note]:
     name = str(saved.get("class_name") if isinstance(saved, Mapping) else saved).lower()
     if not saved or (name == "sgd" and not any(config.get(key) for key in _CLIPS)):
         return []
-    what = "on TensorFlow Keras squares or clips each occurrence of a word (loss off by up to 0.003)"
+    what = f"on TensorFlow Keras squares or clips each occurrence of a word ({effect('sparse')})"
     mend = "no argument mends it; on JAX and torch Keras sums them first, as the port does"
     return [Note(layer, what, mend) for layer in embeddings]
 

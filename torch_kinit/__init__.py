@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from torch_kinit.keras.twin import Twin, twin
     from torch_kinit.keras.weights import from_keras, to_keras
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "Audit", "Comparison", "Constant", "Difference", "Finding", "KERAS_DEFAULTS", "KerasSeed", "Key", "Normal",

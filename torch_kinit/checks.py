@@ -10,7 +10,7 @@ import reprlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -159,10 +159,12 @@ def array(value: object) -> torch.Tensor:
 def integer(name: str, value: Any, wanted: str = "an int") -> int:
     """`value` as an int; NumPy's are taken, True and False are not, nor such tensors."""
     truth = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
-    with suppress(TypeError):
-        if not truth:
-            return operator.index(value)
-    raise TypeError(f"`{name}` must be {wanted}, got {short(value)} of type {type(value).__name__}.")
+    try:
+        if truth:
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be {wanted}, got {short(value)} of type {type(value).__name__}.") from None
 
 
 def spread(name: str, value: object) -> float:

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_kinit as kinit
 from tests.support.draws import DRAWS, every_draw
+from tests.support.kernels import check_same
 from tests.support.laws import N, TruncatedAtTwo, check_law
 
 
@@ -96,3 +97,65 @@ def test_vmap_draws_each_sample_anew(draw, axis):
     samples = tensor.movedim(axis, 0)
     assert bool((samples != 0).all())
     assert not torch.equal(samples[0], samples[1])
+
+
+SOURCES = {
+    "Key": kinit.Key(2**64 - 1).fold_in("encoder.weight"),
+    "jax": kinit.KerasSeed(2**32 - 1, "jax"),
+    "tensorflow": kinit.KerasSeed(-(2**63), "tensorflow"),
+    "torch": kinit.KerasSeed(2**70 + 1, "torch"),
+}
+SEEDED = {
+    "uniform": lambda t, s: kinit.random_uniform_(t, generator=s),
+    "normal": lambda t, s: kinit.random_normal_(t, 0.5, 0.1, generator=s),
+    "normal, no spread": lambda t, s: kinit.random_normal_(t, 0.5, 0.0, generator=s),
+    "truncated, in Keras' layout": lambda t, s: kinit.he_normal_(t, layout="keras", generator=s),
+}
+PLACES = {
+    "contiguous": lambda: torch.zeros(300, 20),
+    "transposed": lambda: torch.zeros(20, 30).t(),
+    "a parameter": lambda: torch.nn.Parameter(torch.zeros(30, 20)),
+    "bfloat16": lambda: torch.zeros(30, 20, dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("law", SEEDED.values(), ids=SEEDED)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles_inline_module_allowlist")  # torch 2.6
+def test_seeded_draws_in_graphs_have_the_eager_values(backend, law, source):
+    """A graph of torch.compile(fullgraph=True) fills a tensor from a Key or KerasSeed with the very bits, in place."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda t: law(t, source), fullgraph=True, backend=backend)
+    for make in PLACES.values():
+        tensor = make()
+        returned = compiled(tensor)
+        assert returned.data_ptr() == tensor.data_ptr()
+        check_same(tensor.detach(), law(make(), source).detach())
+        assert bool((tensor != 0).any())
+
+
+class Noisy(torch.nn.Module):
+    """Adds numbers of a key to its input."""
+
+    def forward(self, x):
+        return x + kinit.random_normal_(torch.empty_like(x), generator=kinit.Key(3))
+
+
+def test_a_key_is_exported():
+    """A program of torch.export holds the draw as one operator, and draws what the model does."""
+    x = torch.zeros(3, 4)
+    program = torch.export.export(Noisy(), (x,))
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    assert any("torch_kinit.draw" in str(graph) for graph in graphs)
+    check_same(program.module()(x), Noisy()(x))
+
+
+def test_a_graph_refuses_what_a_source_refuses():
+    """What a KerasSeed cannot draw is an error when the graph is made."""
+    seed = kinit.KerasSeed(0, "jax")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda t: kinit.trunc_normal_(t, lower=-1.0, generator=seed), backend="aot_eager")
+    with pytest.raises(ValueError, match="truncates at two"):
+        compiled(torch.empty(3))

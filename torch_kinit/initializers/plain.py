@@ -7,8 +7,8 @@ What these functions and those of `scaled` and `structured` share, said once:
 * `layout` says how the axes of `tensor` are ordered: "torch", (out, in, *spatial), or "keras", (*spatial, in, out).
   To laws without fans it matters only for the numbers of a KerasSeed or Key, which go by index.
 * `generator` is a torch.Generator on the tensor's device or on the CPU (then values are drawn there and
-  copied), a Key or KerasSeed, or None for torch's global generator of the tensor's device. Under
-  torch.compile(fullgraph=True) only None can be traced: torch breaks the graph at a Generator (pytorch issues
+  copied), a Key or KerasSeed, or None for torch's global generator of the tensor's device. All but a
+  torch.Generator can be traced by torch.compile(fullgraph=True): torch breaks the graph there (pytorch issues
   88576 and 93737).
 * Wrong arguments raise a ValueError or TypeError that names them, and nothing is changed: NaN, a negative std,
   an unknown mode, an integer, complex, sparse or overlapping tensor, a generator of another accelerator.

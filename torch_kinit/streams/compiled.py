@@ -76,7 +76,7 @@ def compiled() -> Iterator[None]:
 
 def fill(tensor: Tensor, index: Tensor, key: threefry.Key, inverse: InverseCdf) -> bool:
     """Draw `tensor` in the kernel, at the flat indices that a view `index` tells; False leaves it to an eager draw."""
-    session = None if torch.compiler.is_compiling() else _session.get()
+    session = _session.get()
     if session is None or session.broken or not _fits(tensor, inverse):
         return False
     try:

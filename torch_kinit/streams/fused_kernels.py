@@ -23,6 +23,7 @@ _DTYPES = (torch.float32, torch.float64)
 _single, _double = (exact.FORMATS[dtype] for dtype in _DTYPES)
 _LOG, _LOG_64 = (tl.constexpr(tuple(form.log)) for form in (_single, _double))
 _SQRT_HALF, _SQRT_HALF_64 = (tl.constexpr(form.sqrt_half) for form in (_single, _double))
+# Of tuples `.value` is indexed, since Triton 3.2 cannot index what a constexpr holds.
 # Of each branch of erfinv: up to which w, what is taken from w or its root, and the coefficients.
 _LIMITS, _LIMITS_64 = (tl.constexpr(tuple(branch[0] for branch in exact.ERFINV[dtype])) for dtype in _DTYPES)
 _CENTRES, _CENTRES_64 = (tl.constexpr(tuple(branch[1] for branch in exact.ERFINV[dtype])) for dtype in _DTYPES)
@@ -57,12 +58,9 @@ def _split(n, size, to, at, where, flat):
 
 @triton.jit
 def _places(
-    first, count, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3,
-    AXES: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Of this program's elements: where they are in memory, their flat indices, and which of them there are."""
-    n = tl.program_id(0).to(tl.int64) * BLOCK + first + tl.arange(0, BLOCK)
-    inside = n < count
+    n, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES: tl.constexpr, NARROW: tl.constexpr
+):
+    """Where the elements at the positions `n` of a view are in memory, and their flat indices."""
     where, flat = n, n + start
     if AXES > 0:
         where, flat = n * 0, n * 0 + start
@@ -76,14 +74,14 @@ def _places(
             n, where, flat = _split(n, size1, to1, at1, where, flat)
         n = n.to(tl.int64)
         where, flat = where + n * to0, flat + n * at0
-    return where, flat, inside
+    return where, flat
 
 
 @triton.jit
 def _four_rounds(x0, x1, BY: tl.constexpr):
     for i in tl.static_range(4):
         x0 = x0 + x1
-        x1 = ((x1 << BY[i]) | (x1 >> (32 - BY[i]))) ^ x0
+        x1 = ((x1 << BY.value[i]) | (x1 >> (32 - BY.value[i]))) ^ x0
     return x0, x1
 
 
@@ -110,9 +108,9 @@ def _words(flat, k0, k1):
 
 @triton.jit
 def _polynomial(x, COEFFICIENTS: tl.constexpr, COUNT: tl.constexpr):
-    value = x * COEFFICIENTS[0] + COEFFICIENTS[1]
+    value = x * COEFFICIENTS.value[0] + COEFFICIENTS.value[1]
     for i in tl.static_range(2, COUNT):
-        value = value * x + COEFFICIENTS[i]
+        value = value * x + COEFFICIENTS.value[i]
     return value
 
 
@@ -153,15 +151,17 @@ def _log(a):
 def _erfinv(x, LAW: tl.constexpr):
     w = -_log((1.0 + x) * (1.0 - x))
     if x.dtype == tl.float64:
-        factor = _polynomial(w - _CENTRES_64[0], _INNER_64, 23)
+        factor = _polynomial(w - _CENTRES_64.value[0], _INNER_64, 23)
         if LAW == NORMAL:
             root = _root(w)
-            factor = tl.where(w < _LIMITS_64[0], factor, _polynomial(root - _CENTRES_64[1], _OUTER_64, 19))
-            factor = tl.where(w < _LIMITS_64[1], factor, _polynomial(root - _CENTRES_64[2], _OUTMOST_64, 17))
+            outer = _polynomial(root - _CENTRES_64.value[1], _OUTER_64, 19)
+            outmost = _polynomial(root - _CENTRES_64.value[2], _OUTMOST_64, 17)
+            factor = tl.where(w < _LIMITS_64.value[0], factor, outer)
+            factor = tl.where(w < _LIMITS_64.value[1], factor, outmost)
     else:
-        factor = _polynomial(w - _CENTRES[0], _INNER, 9)
+        factor = _polynomial(w - _CENTRES.value[0], _INNER, 9)
         if LAW == NORMAL:
-            factor = tl.where(w < _LIMITS[0], factor, _polynomial(_root(w) - _CENTRES[1], _OUTER, 9))
+            factor = tl.where(w < _LIMITS.value[0], factor, _polynomial(_root(w) - _CENTRES.value[1], _OUTER, 9))
     return x * factor
 
 
@@ -239,6 +239,25 @@ def _integer(w0, w1, dtype: tl.constexpr):
         return (w0 ^ w1).to(tl.int32, bitcast=True).to(tl.float32)
 
 
+@triton.jit
+def _values(
+    flat, k0, k1, factor, middle, scale, low, high, shift, least, most, lower, hazard, twice_slope, squared_hazard,
+    dtype: tl.constexpr, LAW: tl.constexpr,
+):  # fmt: skip
+    """The values of a law at flat indices; its numbers are `InverseCdf.numbers` and those of a tail."""
+    w0, w1 = _words(flat, k0.to(tl.uint32), k1.to(tl.uint32))
+    if LAW == UNIFORM:
+        x = (_fraction(w0, w1, dtype) * factor + middle) * scale
+    else:
+        x = _clamp(_integer(w0, w1, dtype) * factor + middle, low, high)
+        if LAW == TAIL:
+            x = _distance(x, lower, hazard, twice_slope, squared_hazard, 3 if dtype == tl.float64 else 2)
+        else:
+            x = _erfinv(x, LAW)
+        x = x * scale + shift
+    return _rounded(_clamp(x, least, most), dtype).to(dtype)
+
+
 @triton.jit(
     do_not_specialize=[
         "out", "first", "count", "start", "k0", "k1", "size1", "size2", "size3",
@@ -254,30 +273,61 @@ def draw(
     LAW: tl.constexpr, AXES: tl.constexpr, NARROW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill elements `first` to `count` of a view of `out`, which has strides to0, to1, ...; flat indices are start +
-    at0 ... Of no axes it lies in one line, in memory and in the whole. The numbers are `InverseCdf.numbers` and those
-    of a tail, of float64 as their bits.
+    at0 ... Of no axes it lies in one line, in memory and in the whole. The numbers are those of `_values`, of float64
+    as their bits.
     """
     dtype: tl.constexpr = out.dtype.element_ty
-    where, flat, inside = _places(
-        first, count, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES, NARROW, BLOCK
-    )
+    n = tl.program_id(0).to(tl.int64) * BLOCK + first + tl.arange(0, BLOCK)
+    where, flat = _places(n, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES, NARROW)
     if dtype == tl.float64:
         factor, middle, scale, low = _of_bits(factor), _of_bits(middle), _of_bits(scale), _of_bits(low)
         high, shift, least, most = _of_bits(high), _of_bits(shift), _of_bits(least), _of_bits(most)
         lower, hazard = _of_bits(lower), _of_bits(hazard)
         twice_slope, squared_hazard = _of_bits(twice_slope), _of_bits(squared_hazard)
-    w0, w1 = _words(flat, k0.to(tl.uint32), k1.to(tl.uint32))
-    if LAW == UNIFORM:
-        x = (_fraction(w0, w1, dtype) * factor + middle) * scale
+    x = _values(
+        flat, k0, k1, factor, middle, scale, low, high, shift, least, most, lower, hazard, twice_slope, squared_hazard,
+        dtype, LAW,
+    )  # fmt: skip
+    tl.store(out + where, x, mask=n < count)
+
+
+@triton.jit
+def _number(row, column: tl.constexpr, dtype: tl.constexpr):
+    """A number of a law, of whose bits a table has an integer."""
+    word = tl.load(row + column)
+    if dtype == tl.float64:
+        return word.to(tl.float64, bitcast=True)
     else:
-        x = _clamp(_integer(w0, w1, dtype) * factor + middle, low, high)
-        if LAW == TAIL:
-            x = _distance(x, lower, hazard, twice_slope, squared_hazard, 3 if dtype == tl.float64 else 2)
+        return word.to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["table", "like"])
+def draw_together(table, like, LAW: tl.constexpr, AXES: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Fill many views of the dtype of `like`, each from its own key and law, which a row of `table` tells.
+
+    A row has `WIDTH` integers: where the view begins in memory, how many elements it has, the flat index of the first,
+    the key, the bits of the numbers of `_values`, and, of a view with axes, the sizes and strides as of `draw`.
+    """
+    dtype: tl.constexpr = like.dtype.element_ty
+    row, n = table + tl.program_id(0).to(tl.int64) * WIDTH, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    out, count, start = tl.load(row).to(like.dtype), tl.load(row + 1), tl.load(row + 2)
+    if tl.program_id(1) * BLOCK < count:  # the longest view decides how many programs each has
+        if AXES == 0:
+            where, flat = n, n + start
         else:
-            x = _erfinv(x, LAW)
-        x = x * scale + shift
-    x = _rounded(_clamp(x, least, most), dtype)
-    tl.store(out + where, x.to(dtype), mask=inside)
+            where, flat = _places(
+                n.to(tl.int64), start, tl.load(row + 17), tl.load(row + 18), tl.load(row + 19),
+                tl.load(row + 20), tl.load(row + 21), tl.load(row + 22), tl.load(row + 23),
+                tl.load(row + 24), tl.load(row + 25), tl.load(row + 26), tl.load(row + 27), AXES, True,
+            )  # fmt: skip
+        x = _values(
+            flat, tl.load(row + 3), tl.load(row + 4),
+            _number(row, 5, dtype), _number(row, 6, dtype), _number(row, 7, dtype), _number(row, 8, dtype),
+            _number(row, 9, dtype), _number(row, 10, dtype), _number(row, 11, dtype), _number(row, 12, dtype),
+            _number(row, 13, dtype), _number(row, 14, dtype), _number(row, 15, dtype), _number(row, 16, dtype),
+            dtype, LAW,
+        )  # fmt: skip
+        tl.store(out + where, x, mask=n < count)
 
 
 # --- what Keras draws on JAX -----------------------------------------------------------------------------------------
@@ -286,9 +336,9 @@ def draw(
 @triton.jit
 def _fused(x, COEFFICIENTS: tl.constexpr, FIRST: tl.constexpr, STOP: tl.constexpr):
     """A polynomial whose steps are each rounded once."""
-    value = tl.fma(x, COEFFICIENTS[FIRST], COEFFICIENTS[FIRST + 1])
+    value = tl.fma(x, COEFFICIENTS.value[FIRST], COEFFICIENTS.value[FIRST + 1])
     for i in tl.static_range(FIRST + 2, STOP):
-        value = tl.fma(value, x, COEFFICIENTS[i])
+        value = tl.fma(value, x, COEFFICIENTS.value[i])
     return value
 
 
@@ -320,9 +370,9 @@ def _jax_log1p(square):
 @triton.jit
 def _jax_erfinv(x, LAW: tl.constexpr):
     w = -_jax_log1p(x * x)
-    factor = _fused(w - _CENTRES[0], _INNER, 0, 9)
+    factor = _fused(w - _CENTRES.value[0], _INNER, 0, 9)
     if LAW == JAX_NORMAL:
-        factor = tl.where(w < _LIMITS[0], factor, _fused(_root(w) - _CENTRES[1], _OUTER, 0, 9))
+        factor = tl.where(w < _LIMITS.value[0], factor, _fused(_root(w) - _CENTRES.value[1], _OUTER, 0, 9))
     return x * factor
 
 
@@ -356,9 +406,8 @@ def draw_as_jax(
 ):  # fmt: skip
     """As `draw`, with the numbers of `keras_jax.Numbers`; of float32, float16 or bfloat16."""
     dtype: tl.constexpr = out.dtype.element_ty
-    where, flat, inside = _places(
-        first, count, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES, NARROW, BLOCK
-    )
+    n = tl.program_id(0).to(tl.int64) * BLOCK + first + tl.arange(0, BLOCK)
+    where, flat = _places(n, start, size1, size2, size3, to0, to1, to2, to3, at0, at1, at2, at3, AXES, NARROW)
     w0, w1 = _words(flat, k0.to(tl.uint32), k1.to(tl.uint32))
     bits = w0 ^ w1
     if dtype == tl.float32:
@@ -376,4 +425,4 @@ def draw_as_jax(
         if LAW == JAX_TRUNCATED:
             x = _clamp(x, -most, most)
         x = _affine(x, scale, shift, dtype)
-    tl.store(out + where, x.to(dtype), mask=inside)
+    tl.store(out + where, x.to(dtype), mask=n < count)

@@ -23,6 +23,7 @@ from torch_kinit.numerics.exact import Functions
 from torch_kinit.shards import is_distributed
 from torch_kinit.streams.inverse import inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law, Normal, TruncatedNormal
+from torch_kinit.streams.paired import pairs
 from torch_kinit.streams.pieces import fill_flat
 from torch_kinit.streams.source import Source
 
@@ -33,7 +34,7 @@ AnyGenerator = torch.Generator | Source | None  # what `generator=` takes
 # over the whole tensor where no scratch memory is needed. Measured on two cores, one of them busy, against
 # uniform_: chunks of 2**16 cost 4.2 times, 2**18 3.4, 2**21 1.7, the whole 1.4.
 _CACHE_CHUNK = 1 << 16
-_SCRATCH_CHUNK = 3 << 20  # 12 MiB of float32
+_SCRATCH_CHUNK = 2 << 20  # 8 MiB of float32
 _TAIL_CHUNK = 1 << 18  # a normal's tail keeps five scratch buffers, 10 MiB of float64
 _NATIVE = Functions(lambda x, largest: x.erfinv_(), Tensor.log_, Tensor.log1p_, Tensor.sqrt_, torch.special.erfcx)
 
@@ -97,7 +98,7 @@ class TorchSource(Source):
         return self
 
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
-        fill, chunk = self._filler(law, tensor.dtype)
+        fill, chunk = self._filler(law, tensor)
         if tensor.is_meta or tensor.numel() == 0:
             return tensor
         dtype = work_dtype(tensor.dtype)
@@ -118,15 +119,18 @@ class TorchSource(Source):
             fill_flat(in_memory, lambda out, start: fill(out), chunk, dtype=dtype, device=device, divisible=False)
         return tensor
 
-    def _filler(self, law: Law, dtype: torch.dtype) -> tuple[Callable[[Tensor], object], int | None]:
-        """What fills a float32 or float64 tensor with values for one of `dtype`, and the most it may get at a time."""
+    def _filler(self, law: Law, tensor: Tensor) -> tuple[Callable[[Tensor], object], int | None]:
+        """What fills float32 or float64 tensors with values for `tensor`, and how many it may get at a time at most."""
         if isinstance(law, TruncatedNormal) and law.scale > 0 and law.lower == -math.inf and law.upper == math.inf:
             law = Normal(law.loc, law.scale)
         if isinstance(law, Normal):
-            law.support(dtype)
+            law.support(tensor.dtype)
             mean, std = law.mean, law.std
             return lambda out: out.normal_(mean, std, generator=self.generator), None
-        inverse = inverse_cdf(law, dtype)
+        inverse = inverse_cdf(law, tensor.dtype)
+        single = inverse.tail is None and inverse.scale != 0 and work_dtype(tensor.dtype) == torch.float32
+        if single and (in_pairs := pairs(tensor, inverse, self.generator, _NATIVE)) is not None:
+            return lambda out: in_pairs.fill(out, inverse), None
 
         def uniform(out: Tensor, low: float, high: float) -> None:
             out.uniform_(low, high, generator=self.generator)

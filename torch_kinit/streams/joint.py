@@ -1,4 +1,7 @@
-"""Small tensors drawn together: one pass over the counters of many keys, with the values that each key alone draws."""
+"""Small tensors drawn together, with the values that each key alone draws.
+
+On the CPU in one pass over the counters of many keys, on accelerators in one launch for those of a dtype and law.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torch_kinit import torch_internals
+from torch_kinit import shards, torch_internals
 from torch_kinit.numerics import exact, threefry
 from torch_kinit.numerics.exact import Scratch
+from torch_kinit.streams import fused
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, is_central
 from torch_kinit.streams.key import Key
 from torch_kinit.streams.laws import Law
@@ -27,7 +31,13 @@ class _Draw(NamedTuple):
 
 
 def joins(tensor: Tensor, law: Law) -> bool:
-    """Whether `draw_together` can fill a tensor from a law: a small one on the CPU whose values are float32's."""
+    """Whether `draw_together` can fill a small tensor from a law with others.
+
+    On the CPU it can where the values are float32's, and no tail; on accelerators wherever a kernel can.
+    """
+    if tensor.device.type in fused.DEVICES:
+        held = shards.local_of(tensor)
+        return law.drawn and 0 < held.numel() <= SMALL and fused.fits_together(held)
     if not 0 < tensor.numel() <= SMALL or tensor.device.type != "cpu":
         return False
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -38,13 +48,32 @@ def joins(tensor: Tensor, law: Law) -> bool:
 def draw_together(draws: Sequence[tuple[Tensor, Key, Law]]) -> None:
     """Fill each tensor, of those that `joins`, from its key and law, as `key.draw(tensor, law)` does."""
     if len(draws) == 1 or torch_internals.is_intercepted():
-        for tensor, key, law in draws:
-            key.draw(tensor, law)
-        return
-    all_ = [_Draw(tensor, key.words, inverse_cdf(law, tensor.dtype)) for tensor, key, law in draws]
+        alone = list(draws)
+    else:
+        on_cpu = [draw for draw in draws if draw[0].device.type not in fused.DEVICES]
+        _draw_in_passes([_Draw(tensor, key.words, inverse_cdf(law, tensor.dtype)) for tensor, key, law in on_cpu])
+        alone = _draw_in_launches([draw for draw in draws if draw[0].device.type in fused.DEVICES])
+    for tensor, key, law in alone:
+        key.draw(tensor, law)
+
+
+def _draw_in_launches(draws: Sequence[tuple[Tensor, Key, Law]]) -> list[tuple[Tensor, Key, Law]]:
+    """Draw tensors on accelerators; gives those that are to be drawn alone."""
+    views, owners = [], []
+    for draw in draws:
+        tensor, key, law = draw
+        inverse = inverse_cdf(law, tensor.dtype)
+        for mine, index in shards.boxes(tensor, torch.empty(tensor.shape, device="meta")):
+            views.append(fused.View(mine, index, key.words, inverse))
+            owners.append(draw)
+    return [owners[place] for place in fused.fill_together(views)]
+
+
+def _draw_in_passes(draws: Sequence[_Draw]) -> None:
+    """Draw tensors on the CPU."""
     with torch.no_grad():
         for normal in (False, True):
-            for batch in _batches([draw for draw in all_ if draw.inverse.normal == normal]):
+            for batch in _batches([draw for draw in draws if draw.inverse.normal == normal]):
                 counts = [draw.tensor.numel() for draw in batch]
                 for draw, values in zip(batch, torch.split(_values(batch, normal), counts), strict=True):
                     draw.tensor.copy_(values.view(draw.tensor.shape))

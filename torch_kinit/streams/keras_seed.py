@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from torch_kinit import checks
 from torch_kinit.shards import boxes
-from torch_kinit.streams import fused, keras_jax, keras_tensorflow, keras_torch
+from torch_kinit.streams import captured, fused, keras_jax, keras_tensorflow, keras_torch
 from torch_kinit.streams.laws import Law, TruncatedNormal
 from torch_kinit.streams.pieces import fill_flat
 from torch_kinit.streams.source import Source
@@ -101,6 +103,9 @@ class KerasSeed(Source):
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
         """Fill what this process holds of `tensor`."""
         self.refuse(law, tensor.dtype)
+        if torch.compiler.is_compiling():
+            seed = self.native_seed if self.backend == "torch" else self.seed
+            return captured.draw(self.backend, [seed], tensor, law)
         if self.backend == "jax" and self._draw_in_kernel(tensor, law):
             return tensor
         if self.backend == "torch":
@@ -120,3 +125,10 @@ class KerasSeed(Source):
             return False
         held = boxes(tensor, torch.empty(tensor.shape, device="meta"))
         return all(mine.numel() == 0 or fused.fill_as_jax(mine, index, (self.seed, 0), law) for mine, index in held)
+
+
+def _of(backend: str, numbers: Sequence[int]) -> KerasSeed:
+    return KerasSeed(numbers[0], backend)
+
+
+captured.SOURCES.update({backend: functools.partial(_of, backend) for backend in BACKENDS})

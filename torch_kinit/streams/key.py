@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch_kinit import checks
 from torch_kinit.numerics import exact, threefry
 from torch_kinit.numerics.exact import Scratch
 from torch_kinit.shards import boxes
-from torch_kinit.streams import compiled, fused
+from torch_kinit.streams import captured, compiled, fused
 from torch_kinit.streams.inverse import InverseCdf, inverse_cdf, work_dtype
 from torch_kinit.streams.laws import Law
 from torch_kinit.streams.pieces import CHUNK, SERIAL, flat_indices, paced, span, views
@@ -87,9 +87,7 @@ class Key(Source):
         words = self.words
         for data in _folded(name):
             words = threefry.fold_in(words, data)
-        derived = object.__new__(Key)
-        object.__setattr__(derived, "words", words)
-        return derived
+        return _of(words)
 
     def for_name(self, name: str) -> Key:
         return _folded_name(self, name)
@@ -111,6 +109,8 @@ class Key(Source):
     def draw(self, tensor: Tensor, law: Law) -> Tensor:
         """Fill what this process holds of `tensor`."""
         inverse = inverse_cdf(law, tensor.dtype)
+        if torch.compiler.is_compiling():
+            return captured.draw("key", self.words, tensor, law)
         if tensor.is_meta or tensor.numel() == 0:
             return tensor
         on_cpu, in_kernel = tensor.device.type == "cpu", tensor.device.type in fused.DEVICES
@@ -127,6 +127,16 @@ class Key(Source):
                             buffers = _Buffers(part, self.words)
                         buffers.fill(part, index, inverse)
         return tensor
+
+
+def _of(words: Sequence[int]) -> Key:
+    """The key of two words."""
+    key = object.__new__(Key)
+    object.__setattr__(key, "words", tuple(words))
+    return key
+
+
+captured.SOURCES["key"] = _of
 
 
 Words = tuple[Tensor, Tensor]

@@ -258,14 +258,14 @@ class Entries(Law):
         self._set(bounds=(self.least, self.greatest))
 
 
-_BY_NAME: dict[str, Callable[..., Law]] = {
+LAWS: dict[str, Callable[..., Law]] = {
     cls.__name__: cls for cls in (Constant, Uniform, Normal, TruncatedNormal, Entries)
 }
 
 
 def law_from_dict(data: Any) -> Law:
     """The law that `to_dict` wrote."""
-    return _BY_NAME[data["law"]](*(float(x) if isinstance(x, str) else x for x in data["arguments"]))
+    return LAWS[data["law"]](*(float(x) if isinstance(x, str) else x for x in data["arguments"]))
 
 
 def mills_ratio(x: float) -> float:

@@ -29,9 +29,6 @@ def paced(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
     time of one thread; on cores that others use, up to ten times as long. So both ways are tried, and the faster kept.
     """
     waiting = list(pieces)
-    if torch.compiler.is_compiling():  # which cannot trace a clock
-        yield from ((piece, False) for piece in waiting)
-        return
     many = len(waiting) >= _MANY and torch.get_num_threads() > 1
     trials = [True, False, True] if many else [True]  # the first piece may wait for memory
     seconds: dict[bool, float] = {}
@@ -65,7 +62,6 @@ def is_plain(tensor: Tensor) -> bool:
     """Whether a kernel may write to the memory of `tensor`: no subclass, mode, transform or sign stands before it."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
         and not torch_internals.is_intercepted()
         and not tensor.is_neg()
         and not any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

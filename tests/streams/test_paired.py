@@ -149,3 +149,22 @@ def test_one_thread_draws_without(used):
     """One thread gains nothing."""
     torch.set_num_threads(1)
     assert paired.pairs(torch.empty(LEAST), INVERSE, None, generator._NATIVE) is None
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.float64], ids=str)
+def test_the_default_dtype_does_not_matter(default):
+    """What torch makes of a Python float plays no part."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        assert paired._are_those_of_uniform.__wrapped__()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_a_graph_has_no_pairs(used):
+    """torch.compile makes loops of its own of a draw of any size."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda t: kinit.random_uniform_(t, 1.0, 2.0), fullgraph=True, backend="aot_eager")
+    assert bool((compiled(torch.zeros(LEAST)) >= 1).all())
+    assert not used

@@ -399,6 +399,14 @@ def test_pieces_are_copied_while_the_next_is_drawn(make, accelerator):
     assert len(rooms) == 2
 
 
+def test_values_of_another_dtype_are_rounded_before_they_are_copied(accelerator):
+    """What is drawn in float32 for a tensor of another dtype crosses in that dtype, likewise by turns."""
+    tensor = sent(accelerator, torch.empty(25, 10, dtype=torch.float16).t(), Counter(), 64, dtype=torch.float32)
+    assert torch.equal(tensor.flatten(), torch.arange(250.0).half())
+    assert accelerator.locked == [2 * (64 + 15)] * 2
+    assert len(accelerator.copies) > 3
+
+
 def test_a_room_used_too_early_is_seen(accelerator, monkeypatch):
     """The stand-in for a device tells when a piece is drawn over one that is still to be copied."""
     monkeypatch.setattr(Event, "synchronize", lambda self: None)

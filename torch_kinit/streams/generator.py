@@ -35,6 +35,8 @@ AnyGenerator = torch.Generator | Source | None  # what `generator=` takes
 # uniform_: chunks of 2**16 cost 4.2 times, 2**18 3.4, 2**21 1.7, the whole 1.4.
 _CACHE_CHUNK = 1 << 16
 _SCRATCH_CHUNK = 2 << 20  # 8 MiB of float32
+_CROSSING_CHUNK = 1 << 20  # for an accelerator: float32, and page-locked memory for two pieces of the tensor's dtype
+_DEVICE_CHUNK = 3 << 20  # drawn on an accelerator, whose generators give other values in other chunks
 _TAIL_CHUNK = 1 << 18  # a normal's tail keeps five scratch buffers, 10 MiB of float64
 _NATIVE = Functions(lambda x, largest: x.erfinv_(), Tensor.log_, Tensor.log1p_, Tensor.sqrt_, torch.special.erfcx)
 
@@ -115,7 +117,7 @@ class TorchSource(Source):
                 chunk = _CACHE_CHUNK
             in_memory = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
             if chunk is None:
-                chunk = tensor.numel() if direct and in_memory.is_contiguous() else _SCRATCH_CHUNK
+                chunk = tensor.numel() if direct and in_memory.is_contiguous() else _scratch_for(tensor, device)
             fill_flat(in_memory, lambda out, start: fill(out), chunk, dtype=dtype, device=device, divisible=False)
         return tensor
 
@@ -136,3 +138,10 @@ class TorchSource(Source):
             out.uniform_(low, high, generator=self.generator)
 
         return lambda out: inverse.fill(out, uniform, _NATIVE), None if inverse.tail is None else _TAIL_CHUNK
+
+
+def _scratch_for(tensor: Tensor, device: torch.device) -> int:
+    """How many values for `tensor` are drawn on a device before they go where they belong."""
+    if device.type != "cpu":
+        return _DEVICE_CHUNK
+    return _SCRATCH_CHUNK if tensor.device.type == "cpu" else _CROSSING_CHUNK

@@ -70,7 +70,7 @@ class Pairs:
 def pairs(tensor: Tensor, inverse: InverseCdf, generator: torch.Generator | None, functions: Functions) -> Pairs | None:
     """What fills `tensor`, or float32 values for it, faster than `uniform_`; None where that does not pay."""
     device = tensor.device if generator is None else generator.device
-    if device.type != "cpu" or tensor.numel() < 4 * _PIECE or torch.get_num_threads() == 1 or not is_plain(tensor):
+    if device.type != "cpu" or not is_plain(tensor) or tensor.numel() < 4 * _PIECE or torch.get_num_threads() == 1:
         return None
     works = _stays_below(inverse.low, inverse.high) and _are_those_of_uniform()
     return Pairs(generator, functions) if works else None
@@ -100,7 +100,7 @@ def _draw(out: Tensor, bits: Tensor, low: float, high: float, generator: torch.G
     upper = torch.bitwise_right_shift(bits, 32, out=out.view(torch.int64))  # the number that comes first
     torch.add(upper, bits, alpha=1 << 32, out=bits)
     out.copy_(bits.view(torch.int32))
-    torch.add(torch.tensor(first, device="cpu"), out, alpha=width * 2.0**-24, out=out)
+    torch.add(torch.tensor(first, dtype=torch.float32, device="cpu"), out, alpha=width * 2.0**-24, out=out)
 
 
 @functools.cache

@@ -62,6 +62,7 @@ def is_plain(tensor: Tensor) -> bool:
     """Whether a kernel may write to the memory of `tensor`: no subclass, mode, transform or sign stands before it."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
         and not torch_internals.is_intercepted()
         and not tensor.is_neg()
         and not any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -131,12 +132,12 @@ def fill_flat(
         pieces = _cut(tensor.numel(), chunk)
         if boxes is not None:
             pieces = _needed(pieces, [index for _, index in boxes], divisible)
-        crosses = not here and len(pieces) > 1 and tensor.dtype == dtype and tensor.device.type in _ASYNCHRONOUS
-        crossing = _Crossing.to(tensor.device, chunk + 15, dtype) if crosses else None
+        crosses = not here and len(pieces) > 1 and tensor.device.type in _ASYNCHRONOUS
+        crossing = _Crossing.to(tensor.device, chunk + 15, tensor.dtype) if crosses else None
         for (start, stop), serial in paced(pieces):
             if flat is not None:
                 out = flat[start:stop]
-            elif crossing is not None:
+            elif crossing is not None and tensor.dtype == dtype:
                 out = crossing.room(stop - start)
             else:
                 out = torch.empty(stop - start, dtype=dtype, device=device)
@@ -145,6 +146,8 @@ def fill_flat(
                 draw(out[first : first + step], start + first)
             if flat is not None:
                 continue
+            if crossing is not None and tensor.dtype != dtype:
+                out = crossing.room(stop - start).copy_(out)
             if boxes is None:
                 _write(tensor, start, out, crossing is not None)
             else:

@@ -9,6 +9,7 @@ keeps one core busy with something else meanwhile. The exit code is 1 if a limit
 import argparse
 import functools
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -76,8 +77,8 @@ def rank():
     """Seconds, and MiB beside the shard, of one rank; see tests.benchmarks.scale."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.scale", "405B"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    _, taken, memory = map(float, printed.split())
-    return taken, memory
+    taken, memory = re.search(r"([\d.]+) s, (\d+) MiB", printed).groups()
+    return float(taken), float(memory)
 
 
 @contextmanager

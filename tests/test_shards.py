@@ -15,7 +15,7 @@ from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import torch_kinit as kinit
-from tests.support.sharded_run import RULES, Net, digest, single
+from tests.support.sharded_run import RULES, RUNS_FSDP2, Net, digest, single
 from torch_kinit import checks
 from torch_kinit.shards import ranges_of
 from torch_kinit.streams import compiled
@@ -42,7 +42,10 @@ CASES = [
 @pytest.mark.parametrize(("world", "case"), CASES, ids=[f"{case} on {world}" for world, case in CASES])
 def test_the_gathered_weights_are_those_of_one_process(world, case):
     """Each process finds the digest of a single one, though their torch seeds differ, and they send nothing."""
-    assert digests(world, case, "cpu") == [f"{single()} 0"] * world
+    found = digests(world, case, "cpu")
+    if not RUNS_FSDP2 and found[0].startswith("NotImplementedError"):
+        pytest.skip(found[0])
+    assert found == [f"{single()} 0"] * world
 
 
 def reordered():

@@ -11,12 +11,14 @@ import torch
 from keras import layers as kl
 
 import torch_kinit as kinit
+from tests.support.sharded_run import RUNS_FSDP2
 from tests.support.shared_ports import CASES, SHAPE
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not RUNS_FSDP2, reason="torch runs no model of fully_shard on the CPU")
 @pytest.mark.xdist_group("serial")
 @pytest.mark.usefixtures("_keras_on_cpu")
 def test_a_shared_port_is_compared_and_probed_as_the_whole(tmp_path):

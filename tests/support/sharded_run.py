@@ -16,6 +16,8 @@ from torch import nn
 
 import torch_kinit as kinit
 
+RUNS_FSDP2 = hasattr(torch.cpu.Stream(), "record_event")  # torch 2.6 runs no model of fully_shard on the CPU
+
 
 class Net(nn.Module):
     """A layer of each kind that stores its weights in its own way, with sizes that no world divides."""
@@ -65,6 +67,8 @@ def shard(model, world, case, device="cpu"):
 
     tensor_parallel = {"up": ColwiseParallel(), "down": RowwiseParallel()}
     if case.startswith("FSDP2 "):
+        if not RUNS_FSDP2:
+            raise NotImplementedError("torch runs no model of fully_shard on the CPU")
         fully_shard(model, mesh=init_device_mesh(device, (world,)))
         model(torch.arange(4, device=device))  # after which the root keeps whole copies
     elif case == "FSDP2":
@@ -93,7 +97,10 @@ def run(rank, world, cases, path, device):
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=world)
     for case in cases:
-        check_case(rank, world, case, device)
+        try:
+            check_case(rank, world, case, device)
+        except NotImplementedError as error:  # on all processes alike
+            os.write(1, f"{case}: NotImplementedError {str(error).splitlines()[0]}\n".encode())
         dist.barrier()  # or a process that ends cuts off one that still receives
     os._exit(0)  # gloo's threads abort now and then a process that takes its groups of several meshes down
 
@@ -126,7 +133,7 @@ def check_case(rank, world, case, device):
             assert "DTensor" in refused, refused
     if case == "meta, FSDP2":
         check_spectral_norm(world, device)
-    if from_meta and "TP" not in case:  # which torch cannot run with uneven shards
+    if from_meta and "TP" not in case and RUNS_FSDP2:  # torch cannot run TP with uneven shards
         check_trains(model, optimizer, device)
 
 
@@ -164,7 +171,8 @@ def check_spectral_norm(world, device):
         kinit.apply(model, seed=7)
         state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
         assert digest(state) == digest(single.state_dict())
-        model[0](torch.ones(2, 6, device=device)).sum().backward()
+        if RUNS_FSDP2:
+            model[0](torch.ones(2, 6, device=device)).sum().backward()
 
 
 def check_trains(model, optimizer, device):

@@ -150,7 +150,7 @@ def test_a_key_is_exported():
 
 
 def test_a_graph_refuses_what_a_source_refuses():
-    """What a KerasSeed cannot draw is an error when the graph is made."""
+    """What a KerasSeed cannot draw is an error of a compiled function, too."""
     seed = kinit.KerasSeed(0, "jax")
     torch._dynamo.reset()
     compiled = torch.compile(lambda t: kinit.trunc_normal_(t, lower=-1.0, generator=seed), backend="aot_eager")

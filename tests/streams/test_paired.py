@@ -28,6 +28,7 @@ PLACES = {
     "at an odd offset": lambda: torch.zeros(LEAST + 8)[3:].view(-1, 1),
     "with gaps": lambda: torch.zeros(2100, 2050)[:, 7:],
     "transposed": lambda: torch.zeros(2050, 2061).t(),
+    "a parameter": lambda: torch.nn.Parameter(torch.zeros(2049, 2050)),
     "bfloat16": lambda: torch.zeros(2051, 2051, dtype=torch.bfloat16),
 }
 
@@ -83,8 +84,16 @@ def test_draws_keep_their_values(draw, make, used, monkeypatch):
     assert 2 * paired._PIECE < sum(used) < ours.numel()
     monkeypatch.setattr(generator, "pairs", lambda *arguments: None)
     draw(others, generator=generators[1])
-    check_same(ours, others)
+    check_same(ours.detach(), others.detach())
     assert torch.equal(*(each.get_state() for each in generators))
+
+
+def test_inference_tensors(used):
+    """Tensors of inference mode are filled, too."""
+    with torch.inference_mode():
+        tensor = kinit.random_uniform_(torch.full((LEAST,), 2.0), -0.5, 0.5)
+    assert used
+    assert bool((tensor < 1).all())
 
 
 def test_the_global_generator(used, monkeypatch):
@@ -165,6 +174,6 @@ def test_the_default_dtype_does_not_matter(default):
 def test_a_graph_has_no_pairs(used):
     """torch.compile makes loops of its own of a draw of any size."""
     torch._dynamo.reset()
-    compiled = torch.compile(lambda t: kinit.random_uniform_(t, 1.0, 2.0), fullgraph=True, backend="aot_eager")
-    assert bool((compiled(torch.zeros(LEAST)) >= 1).all())
+    compiled = torch.compile(lambda t: kinit.random_uniform_(t, -0.5, 0.5), fullgraph=True, backend="aot_eager")
+    assert bool((compiled(torch.full((LEAST,), 2.0)) < 1).all())
     assert not used

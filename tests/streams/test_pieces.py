@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.backends import NAMES, same_bits
 from tests.support.memory import PeakMemory
-from torch_kinit import KerasSeed, Normal, TruncatedNormal, Uniform
-from torch_kinit.streams import pieces
+from torch_kinit import KerasSeed, Normal, TruncatedNormal, Uniform, random_normal_, trunc_normal_
+from torch_kinit.streams import generator, pieces
 from torch_kinit.streams.pieces import CHUNK, SERIAL, fill_flat, paced, views
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -451,6 +451,22 @@ def test_memory_beside_a_tensor_on_an_accelerator(name, law, dtype, accelerator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "_lies_on", lambda tensor, device: True)
         assert same_bits(tensor, KerasSeed(1, name).draw(torch.empty(tensor.shape, dtype=dtype), law))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("draw", [trunc_normal_, random_normal_])
+def test_memory_beside_a_tensor_that_a_cpu_generator_fills(draw, dtype, accelerator, monkeypatch):
+    """Likewise of torch's own generator on the CPU, but for the 4 MiB of random bits that large draws take."""
+    monkeypatch.setattr(generator, "_SCRATCH_CHUNK", generator._CROSSING_CHUNK)  # the stand-in's tensors lie on the CPU
+    tensor = torch.empty(1 << 11, 1 << 11, 2, dtype=dtype)[..., 0]
+    with accelerator, PeakMemory(tensor) as memory:
+        draw(tensor, generator=torch.Generator().manual_seed(1))
+    accelerator.run(len(accelerator.copies))
+    assert len(accelerator.locked) == 2
+    assert 0 < memory.peak <= (16 if dtype == torch.float64 else 12) * 2**20
+    monkeypatch.setattr(pieces, "_lies_on", lambda tensor, device: True)
+    other = draw(torch.empty(1 << 11, 1 << 11, dtype=dtype), generator=torch.Generator().manual_seed(1))
+    assert same_bits(tensor, other)
 
 
 # --- threads and instructions --------------------------------------------------------------------------------------

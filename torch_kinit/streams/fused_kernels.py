@@ -19,11 +19,11 @@ from torch_kinit.streams import keras_jax
 UNIFORM, CENTRAL, NORMAL, TAIL = (tl.constexpr(law) for law in range(4))
 JAX_UNIFORM, JAX_TRUNCATED, JAX_NORMAL = (tl.constexpr(law) for law in range(3))
 
+# Of a tuple among these constants `.value` is indexed: Triton 3.2 cannot index what a constexpr holds.
 _DTYPES = (torch.float32, torch.float64)
 _single, _double = (exact.FORMATS[dtype] for dtype in _DTYPES)
 _LOG, _LOG_64 = (tl.constexpr(tuple(form.log)) for form in (_single, _double))
 _SQRT_HALF, _SQRT_HALF_64 = (tl.constexpr(form.sqrt_half) for form in (_single, _double))
-# Of tuples `.value` is indexed, since Triton 3.2 cannot index what a constexpr holds.
 # Of each branch of erfinv: up to which w, what is taken from w or its root, and the coefficients.
 _LIMITS, _LIMITS_64 = (tl.constexpr(tuple(branch[0] for branch in exact.ERFINV[dtype])) for dtype in _DTYPES)
 _CENTRES, _CENTRES_64 = (tl.constexpr(tuple(branch[1] for branch in exact.ERFINV[dtype])) for dtype in _DTYPES)
